@@ -1,0 +1,67 @@
+//! Wiping, and cache maintenance by address (Arm ARM D7.5).
+
+use super::features::{self, Feature};
+use super::sysreg::{instruction, mrs};
+use core::arch::asm;
+
+/// Bytes in the smallest data cache line of the machine (CTR_EL0.DminLine).
+fn line() -> u64 {
+    4 << super::sysreg::field(mrs!("ctr_el0"), 16, 4)
+}
+
+/// Cleans and invalidates `start..end` (bytes) to the point of coherency.
+pub fn clean_invalidate(start: u64, end: u64) {
+    let line = line();
+    let mut at = start & !(line - 1);
+    while at < end {
+        instruction!("dc civac, {}", at);
+        at += line;
+    }
+    instruction!("dsb sy");
+}
+
+/// Makes instructions written to `start..end` visible to instruction fetch on every CPU.
+pub fn sync_instructions(start: u64, end: u64) {
+    clean_invalidate(start, end);
+    instruction!("ic ialluis");
+    instruction!("dsb ish");
+    super::sysreg::isb();
+}
+
+/// Zeroes the frame at `address`.
+///
+/// With FEAT_S2FWB every mapping of it that Postern ever makes is write-back, so the zeroes need not leave the caches.
+/// Without it an owner may look at it uncached, and they must be at the point of coherency.
+///
+/// # Safety
+/// `address` is a frame mapped as normal memory that no Rust reference points into.
+pub unsafe fn wipe(address: u64) {
+    let id = mrs!("dczid_el0");
+    // DZP = 0 and blocks of 64 bytes: every Arm core so far. Others get stores.
+    if id & 0x1f == 4 {
+        // SAFETY: the caller's frame, 64 blocks of 64 bytes.
+        unsafe {
+            asm!(
+                "2:",
+                "dc zva, {a}", "add {b}, {a}, #64", "dc zva, {b}", "add {b}, {a}, #128", "dc zva, {b}",
+                "add {b}, {a}, #192", "dc zva, {b}", "add {b}, {a}, #256", "dc zva, {b}", "add {b}, {a}, #320",
+                "dc zva, {b}", "add {b}, {a}, #384", "dc zva, {b}", "add {b}, {a}, #448", "dc zva, {b}",
+                "add {a}, {a}, #512",
+                "cmp {a}, {end}",
+                "b.lo 2b",
+                a = inout(reg) address => _, b = out(reg) _, end = in(reg) address + abi::FRAME_SIZE,
+                options(nostack)
+            );
+        }
+    } else {
+        // SAFETY: the caller's frame; volatile so that it cannot be left out.
+        unsafe {
+            for word in 0..512 {
+                (address as *mut u64).add(word).write_volatile(0);
+            }
+        }
+    }
+    if !features::has(Feature::ForcedWriteBack) {
+        clean_invalidate(address, address + abi::FRAME_SIZE);
+    }
+}

@@ -1,0 +1,78 @@
+//! Stage-2 translation tables: 4 KiB granule, levels 1 to 3, two concatenated tables at the root for 40 bits of IPA
+//! (Arm ARM D8.2, D8.3). Pure: compiles and is tested on any machine.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+use guestmem::{Attrs, Entry, TableFormat};
+
+const VALID: u64 = 1;
+/// At levels 1 and 2 a table; at level 3 a page.
+const TABLE_OR_PAGE: u64 = 1 << 1;
+const READ: u64 = 1 << 6;
+const WRITE: u64 = 1 << 7;
+const INNER_SHAREABLE: u64 = 3 << 8;
+const ACCESSED: u64 = 1 << 10;
+/// XN[1:0] = 0b10: not executable at EL1 or EL0.
+const EXECUTE_NEVER: u64 = 1 << 54;
+const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
+
+/// MemAttr of RAM and of devices: what FEAT_S2FWB changes (Arm ARM D8.6.6).
+static RAM_ATTRIBUTES: AtomicU64 = AtomicU64::new(0b1111 << 2);
+static DEVICE_ATTRIBUTES: AtomicU64 = AtomicU64::new(0b1111 << 2);
+
+/// With FEAT_S2FWB RAM is write-back whatever stage 1 says, so host and guest can never see a frame through different
+/// attributes; devices get what stage 1 says. Without it stage 1 can only weaken what stage 2 says.
+pub fn use_forced_write_back() {
+    RAM_ATTRIBUTES.store(0b0110 << 2, Ordering::Relaxed);
+    DEVICE_ATTRIBUTES.store(0b0111 << 2, Ordering::Relaxed);
+}
+
+/// The entry format.
+#[derive(Clone, Copy, Debug)]
+pub struct Stage2;
+
+impl TableFormat for Stage2 {
+    const ROOT_LEVEL: u32 = 1;
+    const ROOT_FRAMES: u64 = 2;
+
+    fn leaf(address: u64, level: u32, attrs: Attrs) -> u64 {
+        let kind = if level == 3 { VALID | TABLE_OR_PAGE } else { VALID };
+        let common = address & ADDRESS | kind | READ | WRITE | INNER_SHAREABLE | ACCESSED;
+        match attrs {
+            Attrs::Ram => common | RAM_ATTRIBUTES.load(Ordering::Relaxed),
+            Attrs::SharedRam => common | EXECUTE_NEVER | RAM_ATTRIBUTES.load(Ordering::Relaxed),
+            Attrs::Device => common | EXECUTE_NEVER | DEVICE_ATTRIBUTES.load(Ordering::Relaxed),
+        }
+    }
+
+    fn table(address: u64) -> u64 {
+        address & ADDRESS | VALID | TABLE_OR_PAGE
+    }
+
+    fn decode(entry: u64, level: u32) -> Entry {
+        if entry & VALID == 0 {
+            return Entry::Empty;
+        }
+        let address = entry & ADDRESS;
+        match (level, entry & TABLE_OR_PAGE != 0) {
+            (1 | 2, true) => Entry::Table { address },
+            (3, false) => Entry::Empty,
+            _ => Entry::Leaf { address, attrs: attributes(entry) },
+        }
+    }
+}
+
+fn attributes(entry: u64) -> Attrs {
+    if entry & EXECUTE_NEVER == 0 {
+        return Attrs::Ram;
+    }
+    // RAM and devices share an encoding without FWB, where only the address tells them apart; audits compare the
+    // address and the right to execute.
+    if entry & 0b1111 << 2 == DEVICE_ATTRIBUTES.load(Ordering::Relaxed) { Attrs::Device } else { Attrs::SharedRam }
+}
+
+/// VTCR_EL2 for `bits` of IPA (32 to 40): T0SZ, start at level 1, inner shareable write-back walks, PS of at least
+/// `bits`, RES1 bit 31. VS = 0: 8-bit VMIDs, which all CPUs have.
+pub const fn vtcr(bits: u64) -> u64 {
+    let physical_size = if bits <= 32 { 0 } else if bits <= 36 { 1 } else { 2 };
+    1 << 31 | physical_size << 16 | 3 << 12 | 1 << 10 | 1 << 8 | 1 << 6 | (64 - bits)
+}

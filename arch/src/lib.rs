@@ -1,0 +1,143 @@
+//! The machine below Postern.
+//!
+//! One folder for each architecture, with mirrored file names; `machine` is the one that is being built for, or the
+//! fake one, a machine in host memory for tests, where that is none. What every machine offers is what
+//! `machine::{Machine, Vm, Vcpu}` and the functions beside them have in common; the types that cross the boundary are here.
+#![cfg_attr(target_os = "none", no_std)]
+
+pub mod aarch64;
+pub mod console;
+#[cfg(not(target_os = "none"))]
+pub mod fake;
+
+#[cfg(all(target_arch = "aarch64", target_os = "none"))]
+pub use aarch64::machine;
+#[cfg(not(target_os = "none"))]
+pub use fake as machine;
+
+use guestmem::OwnerId;
+use loader::Bytes;
+use spin::Once;
+
+/// A set of a VM's vCPUs: bit n is vCPU n.
+pub type VcpuMask = u32;
+
+/// How a guest makes a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conduit {
+    /// HVC.
+    Hvc,
+    /// SMC.
+    Smc,
+}
+
+/// The operand of a device access: all of a guest's registers that a host ever sees of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MmioAccess {
+    /// Bytes: 1, 2, 4 or 8.
+    pub size: u32,
+    /// The value of a write; none for a read.
+    pub value: Option<u64>,
+    /// Register that a read goes to; 31 discards it.
+    pub rt: usize,
+    /// A read is sign-extended.
+    pub sign_extend: bool,
+    /// The register is 64 bits wide.
+    pub wide: bool,
+}
+
+/// A stage-2 fault of a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Abort {
+    /// Intermediate physical address in bytes, with the bit that selects the shared half.
+    pub address: u64,
+    /// A write.
+    pub write: bool,
+    /// An instruction fetch.
+    pub fetch: bool,
+    /// A fault on the guest's own table walk.
+    pub walk: bool,
+    /// The operand, when the hardware reports it.
+    pub access: Option<MmioAccess>,
+}
+
+/// Why a guest stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Nothing for anybody: run on.
+    Handled,
+    /// The guest did what it may not and was given an exception: run on.
+    Refused,
+    /// A physical interrupt waits for the host.
+    Interrupt,
+    /// The guest waits for an interrupt and has none.
+    Wait,
+    /// HVC #0 or SMC #0.
+    Call(Conduit),
+    /// A stage-2 fault that is not in the interrupt controller.
+    Abort(Abort),
+    /// An SError of the machine.
+    SError {
+        /// ESR_EL2.
+        syndrome: u64,
+    },
+}
+
+/// What the architecture needs to know of a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VmConfig {
+    /// Owner number, also its VMID.
+    pub owner: OwnerId,
+    /// vCPUs, at most `abi::host::VCPUS_MAX`.
+    pub vcpu_count: usize,
+    /// Guest physical address of the interrupt distributor.
+    pub gicd_base: u64,
+    /// Guest physical address of the redistributors.
+    pub gicr_base: u64,
+    /// The address bit that selects the shared half, as a value; 0 when there is none.
+    pub alias: u64,
+}
+
+/// What becomes of a host access that has no translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostFault {
+    /// Look again: the translation was being changed.
+    Retry,
+    /// It is not the host's: an exception.
+    Deny,
+}
+
+/// The hypervisor as the architecture calls it.
+pub trait Kernel: Sync {
+    /// A call of the host: status, then three results.
+    fn host_call(&self, number: u64, arguments: [u64; 6]) -> [u64; 4];
+    /// The host touched `address` and found nothing there.
+    fn host_fault(&self, address: u64, write: bool, fetch: bool) -> HostFault;
+}
+
+static KERNEL: Once<&'static dyn Kernel> = Once::new();
+
+/// Installs the hypervisor; once, before the host runs.
+pub fn set_kernel(kernel: &'static dyn Kernel) {
+    KERNEL.call_once(|| kernel);
+}
+
+/// The hypervisor. Only on paths that a running host or guest has caused.
+pub fn kernel() -> &'static dyn Kernel {
+    *KERNEL.get().expect("the hypervisor is installed before the host runs")
+}
+
+/// What boot hands to the hypervisor.
+#[derive(Debug)]
+pub struct BootInfo {
+    /// The machine as its device tree describes it.
+    pub machine: loader::Machine,
+    /// The device tree blob.
+    pub tree: &'static [u8],
+    /// Postern's image.
+    pub image: Bytes,
+    /// All other memory that Postern keeps: stacks, tables, records.
+    pub memory: Bytes,
+    /// The part of `memory` that is not in use yet.
+    pub free: Bytes,
+}

@@ -1,0 +1,348 @@
+//! The invariants, checked: host tables, guest tables and maps of shared pages against the frame database.
+//!
+//! The cursor goes over all blocks of RAM first, then over the host's table, then over each VM's tables. Every frame's
+//! record says what all tables have to hold for it; every leaf in a table has to be justified by a record.
+
+use crate::block::Block;
+use crate::guest::Guest;
+use crate::record::{Record, State};
+use crate::sync::{AtomicU64, Ordering};
+use crate::table::{BLOCK_LEVEL, PAGE_LEVEL, Slot, level_shift};
+use crate::{Attrs, BLOCK_FRAMES, Budget, Core, Gfn, Machine, OwnerId, Pfn, TableFormat, Visibility};
+
+/// A broken invariant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Violation {
+    /// The host's table maps a frame that it may not, or otherwise than it may, or does not map one that it may
+    /// (invariant 2).
+    Host(Pfn),
+    /// The tables of the frame's owner do not hold what the frame's record says (invariant 3).
+    Guest(Pfn),
+    /// A VM's tables hold something that no record justifies, at this frame number of its address space (invariants 1
+    /// and 3).
+    Stray(OwnerId, u64),
+    /// What the guest last said it wants of the page is not what the page is.
+    Wanted(OwnerId, Gfn),
+    /// The record makes no sense: it names a VM that there is not, or a state that a block cannot be in (invariant 1).
+    Record(Pfn),
+    /// A table hangs in a frame that is not Postern's, or not the VM's (invariant 1).
+    Table(Pfn),
+}
+
+/// What a part of the audit found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Audit {
+    /// Where to go on; nothing when all has been looked at.
+    pub next: Option<u64>,
+    /// Number of violations found.
+    pub violations: u64,
+    /// The first of them.
+    pub first: [Option<Violation>; 8],
+}
+
+impl Audit {
+    fn note(&mut self, violation: Violation) {
+        if let Some(free) = self.first.iter_mut().find(|slot| slot.is_none()) {
+            *free = Some(violation);
+        }
+        self.violations += 1;
+    }
+
+    fn check(&mut self, holds: bool, violation: Violation) {
+        if !holds {
+            self.note(violation);
+        }
+    }
+}
+
+/// Cost of a look at a block, in units of [`Budget`].
+const BLOCK_UNITS: u64 = 64;
+
+const PHASE_SHIFT: u32 = 60;
+const OWNER_SHIFT: u32 = 48;
+const BLOCKS: u64 = 0;
+const HOST: u64 = 1;
+const GUESTS: u64 = 2;
+
+type Vms<'a, 'g> = &'a dyn Fn(OwnerId) -> Option<&'g Guest>;
+
+impl<M: Machine> Core<M> {
+    /// Checks a part of the invariants, from `cursor` (first 0, then [`Audit::next`]) until the budget is used up. `vms`
+    /// finds a VM by its owner number. What is being changed by another CPU meanwhile may be reported as a violation.
+    pub fn audit<'g>(&self, vms: Vms<'_, 'g>, cursor: u64, budget: &mut Budget) -> Audit {
+        let mut audit = Audit::default();
+        let mut next = Some(cursor);
+        budget.begin();
+        while let Some(cursor) = next {
+            if !budget.look(&self.machine, BLOCK_UNITS) {
+                break;
+            }
+            next = self.audit_at(vms, cursor, &mut audit);
+        }
+        audit.next = next;
+        audit
+    }
+
+    fn audit_at(&self, vms: Vms<'_, '_>, cursor: u64, audit: &mut Audit) -> Option<u64> {
+        let (phase, owner) = (cursor >> PHASE_SHIFT, cursor >> OWNER_SHIFT & 0xfff);
+        let at = cursor & ((1 << OWNER_SHIFT) - 1);
+        match phase {
+            BLOCKS => match self.nth_block(at) {
+                Some(first) => {
+                    self.audit_block(vms, first, audit);
+                    Some(cursor + 1)
+                }
+                None => Some(HOST << PHASE_SHIFT),
+            },
+            HOST if at < Self::REACH >> level_shift(1) => {
+                self.audit_host(at, audit);
+                Some(cursor + 1)
+            }
+            HOST => Some(GUESTS << PHASE_SHIFT | 1 << OWNER_SHIFT),
+            GUESTS => {
+                let id = OwnerId::new(u16::try_from(owner).ok()?)?;
+                let number = vms(id).and_then(|vm| self.audit_guest(vm, at, audit));
+                match number {
+                    Some(number) => Some(GUESTS << PHASE_SHIFT | owner << OWNER_SHIFT | number),
+                    None if owner < u64::from(OwnerId::MAX) => Some(GUESTS << PHASE_SHIFT | (owner + 1) << OWNER_SHIFT),
+                    None => None,
+                }
+            }
+            _ => None,
+        }
+    }
+
+    fn nth_block(&self, mut at: u64) -> Option<Pfn> {
+        for span in self.spans() {
+            if at < span.blocks {
+                return Some(Pfn::new((span.first + at) * BLOCK_FRAMES));
+            }
+            at -= span.blocks;
+        }
+        None
+    }
+
+    fn audit_block(&self, vms: Vms<'_, '_>, first: Pfn, audit: &mut Audit) {
+        let Ok(block) = self.lock(first) else { return };
+        self.audit_host_block(&block, audit);
+        match block.whole() {
+            Some(record) => {
+                let impossible = matches!(record.state, State::Absent | State::Meta | State::Poisoned);
+                let gaps = !self.is_all_ram(first, BLOCK_FRAMES);
+                let pins = record.pins() != 0;
+                audit.check(!impossible && !gaps && !pins, Violation::Record(first));
+                self.audit_owned(vms, first, BLOCK_FRAMES, record, audit);
+            }
+            None => {
+                for frame in (0..BLOCK_FRAMES).map(|index| first.offset(index)) {
+                    let record = block.record(frame);
+                    let absent = record.state == State::Absent;
+                    audit.check(absent != self.is_ram(frame), Violation::Record(frame));
+                    self.audit_owned(vms, frame, 1, record, audit);
+                }
+            }
+        }
+    }
+
+    /// Host entries of a block against its records.
+    fn audit_host_block(&self, block: &Block<'_, M>, audit: &mut Audit) {
+        let Some(slot) = block.host_slot() else { return };
+        let first = block.first();
+        let slot = Self::read(slot.load(Ordering::Acquire), BLOCK_LEVEL);
+        let identity = Slot::Leaf(first, Attrs::Ram);
+        match (block.whole(), slot) {
+            (Some(record), slot) => {
+                let expected = if record.host_may_access() { identity } else { Slot::Empty };
+                audit.check(slot == expected, Violation::Host(first));
+            }
+            (None, Slot::Table(table)) => {
+                for (index, entry) in self.machine.words(table).iter().enumerate() {
+                    let frame = first.offset(index as u64);
+                    let entry = Self::read(entry.load(Ordering::Acquire), PAGE_LEVEL);
+                    let record = block.record(frame);
+                    let fits = match record.state {
+                        State::Absent => entry == Slot::Empty || entry == Slot::Leaf(frame, Attrs::Device),
+                        _ if record.host_may_access() => entry == Slot::Leaf(frame, Attrs::Ram),
+                        _ => entry == Slot::Empty,
+                    };
+                    audit.check(fits, Violation::Host(frame));
+                }
+            }
+            (None, _) => audit.note(Violation::Host(first)),
+        }
+    }
+
+    /// The tables of a frame's owner against its record; the same for the `frames` of a whole block.
+    fn audit_owned(&self, vms: Vms<'_, '_>, frame: Pfn, frames: u64, record: Record, audit: &mut Audit) {
+        let Some(owner) = record.owner else {
+            let ownerless = matches!(record.state, State::Absent | State::Host | State::Postern | State::Poisoned);
+            audit.check(ownerless, Violation::Record(frame));
+            return;
+        };
+        let Some(vm) = vms(owner) else { return audit.note(Violation::Record(frame)) };
+        // A dying VM has no tables any more, only records.
+        if record.state == State::Meta || vm.check_live().is_err() {
+            return;
+        }
+        let private = Slot::Leaf(frame, Attrs::Ram);
+        let (in_private, in_alias) = match (record.state, vm.layout().alias) {
+            (State::Private, _) | (State::Shared, None) => (private, Slot::Empty),
+            (State::Shared, Some(_)) => (Slot::Marked(frame), Slot::Leaf(frame, Attrs::SharedRam)),
+            _ => (Slot::Marked(frame), Slot::Empty),
+        };
+        let gfn = record.gfn;
+        let fits = |number: u64, expected: Slot| {
+            if frames == BLOCK_FRAMES && self.block_entry(vm, number) == expected {
+                return true;
+            }
+            (0..frames).all(|index| self.page_entry(vm, number + index) == expected.further(index))
+        };
+        audit.check(fits(gfn.get(), in_private), Violation::Guest(frame));
+        let Some(alias) = vm.alias(gfn) else { return };
+        audit.check(fits(alias, in_alias), Violation::Guest(frame));
+        let wanted = match record.state {
+            State::Private | State::Closing => Visibility::Private,
+            State::Shared | State::Opening => Visibility::Shared,
+            _ => return,
+        };
+        let as_wanted = (0..frames).all(|index| self.wanted(vm, gfn.offset(index)) == wanted);
+        audit.check(as_wanted, Violation::Wanted(owner, gfn));
+    }
+
+    /// What a VM's tables hold for a 2 MiB block of its address space, if it is one thing.
+    fn block_entry(&self, vm: &Guest, number: u64) -> Slot {
+        let slot = self.slot(vm.root(), number, BLOCK_LEVEL);
+        slot.map_or(Slot::Empty, |slot| Self::read(slot.load(Ordering::Acquire), BLOCK_LEVEL))
+    }
+
+    /// What a VM's tables hold for a page of its address space.
+    fn page_entry(&self, vm: &Guest, number: u64) -> Slot {
+        match self.block_entry(vm, number) {
+            Slot::Table(table) => match self.entry(table, number) {
+                Some(entry) => Self::read(entry.load(Ordering::Acquire), PAGE_LEVEL),
+                None => Slot::Empty,
+            },
+            whole => whole.further(number % BLOCK_FRAMES),
+        }
+    }
+
+    /// The host's table for one GiB: nothing but identity, RAM only where there are records, tables only in Postern's
+    /// frames.
+    fn audit_host(&self, gib: u64, audit: &mut Audit) {
+        let root = self.host_root();
+        let frame = Pfn::new(gib << level_shift(1));
+        if root.get() == 0 {
+            return;
+        }
+        let Some(slot) = self.slot(root, frame.get(), 1) else { return };
+        match Self::read(slot.load(Ordering::Acquire), 1) {
+            Slot::Empty => {}
+            Slot::Table(table) => {
+                audit.check(self.lookup(table).state == State::Postern, Violation::Table(table));
+                for index in 0..512 {
+                    self.audit_host_entry(table, index, frame.offset(index * BLOCK_FRAMES), audit);
+                }
+            }
+            slot => self.audit_device(slot, frame, 1 << level_shift(1), audit),
+        }
+    }
+
+    fn audit_host_entry(&self, table: Pfn, index: u64, frame: Pfn, audit: &mut Audit) {
+        let Some(slot) = self.entry(table, index) else { return };
+        let slot = Self::read(slot.load(Ordering::Acquire), BLOCK_LEVEL);
+        if let Slot::Table(pages) = slot {
+            audit.check(self.lookup(pages).state == State::Postern, Violation::Table(pages));
+        }
+        let block = frame.get() / BLOCK_FRAMES;
+        if self.spans().iter().any(|span| block.wrapping_sub(span.first) < span.blocks) {
+            return; // checked against its records
+        }
+        match slot {
+            Slot::Empty => {}
+            Slot::Table(pages) => {
+                for page in 0..512 {
+                    let Some(slot) = self.entry(pages, page) else { return };
+                    let slot = Self::read(slot.load(Ordering::Acquire), PAGE_LEVEL);
+                    if slot != Slot::Empty {
+                        self.audit_device(slot, frame.offset(page), 1, audit);
+                    }
+                }
+            }
+            slot => self.audit_device(slot, frame, BLOCK_FRAMES, audit),
+        }
+    }
+
+    fn audit_device(&self, slot: Slot, frame: Pfn, frames: u64, audit: &mut Audit) {
+        let end = frame.offset(frames).get();
+        let ram = self.regions().iter().any(|&(first, past)| frame.get() < past && first < end);
+        audit.check(slot == Slot::Leaf(frame, Attrs::Device) && !ram, Violation::Host(frame));
+    }
+
+    /// One 2 MiB block of a VM's address space, in either half. Returns the next one.
+    fn audit_guest(&self, vm: &Guest, number: u64, audit: &mut Audit) -> Option<u64> {
+        if number >= Self::REACH || vm.check_live().is_err() {
+            return None;
+        }
+        for level in M::Format::ROOT_LEVEL..BLOCK_LEVEL {
+            let slot = self.slot(vm.root(), number, level)?;
+            match Self::read(slot.load(Ordering::Acquire), level) {
+                Slot::Table(table) => self.audit_table(vm, table, audit),
+                Slot::Empty => return Some(((number >> level_shift(level)) + 1) << level_shift(level)),
+                _ => {
+                    audit.note(Violation::Stray(vm.id(), number));
+                    return Some(((number >> level_shift(level)) + 1) << level_shift(level));
+                }
+            }
+        }
+        match self.slot(vm.root(), number, BLOCK_LEVEL).map(|slot| (slot, slot.load(Ordering::Acquire))) {
+            None => {}
+            Some((slot, entry)) => match Self::read(entry, BLOCK_LEVEL) {
+                Slot::Empty => {}
+                Slot::Table(table) => {
+                    self.audit_table(vm, table, audit);
+                    for index in 0..BLOCK_FRAMES {
+                        let Some(slot) = self.entry(table, index) else { break };
+                        self.audit_leaf(vm, slot, PAGE_LEVEL, number + index, audit);
+                    }
+                }
+                _ => self.audit_leaf(vm, slot, BLOCK_LEVEL, number, audit),
+            },
+        }
+        Some(number + BLOCK_FRAMES)
+    }
+
+    fn audit_table(&self, vm: &Guest, table: Pfn, audit: &mut Audit) {
+        let record = self.lookup(table);
+        audit.check((record.state, record.owner) == (State::Meta, Some(vm.id())), Violation::Table(table));
+    }
+
+    /// An entry of a VM's tables: the record of what it maps or marks has to name this VM and this address.
+    fn audit_leaf(&self, vm: &Guest, slot: &AtomicU64, level: u32, number: u64, audit: &mut Audit) {
+        let (Slot::Leaf(base, _) | Slot::Marked(base)) = Self::read(slot.load(Ordering::Acquire), level) else {
+            return;
+        };
+        let half = vm.alias(Gfn::new(0)).unwrap_or(0);
+        let gfn = Gfn::new(number & !half);
+        let frames = 1 << level_shift(level);
+        let step = match self.lock(base) {
+            Ok(block) if block.whole().is_some() => frames,
+            _ => 1,
+        };
+        for index in (0..frames).step_by(step as usize) {
+            let record = self.lookup(base.offset(index));
+            let justified = (record.owner, record.gfn) == (Some(vm.id()), gfn.offset(index));
+            audit.check(justified, Violation::Stray(vm.id(), number + index));
+        }
+    }
+}
+
+impl Slot {
+    /// What a 2 MiB entry says of the page `index` pages into it.
+    fn further(self, index: u64) -> Self {
+        match self {
+            Self::Leaf(base, attrs) => Self::Leaf(base.offset(index), attrs),
+            Self::Marked(base) => Self::Marked(base.offset(index)),
+            other => other,
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What a guest with a shared half wants its pages to be: one bit for each guest frame of RAM, set for shared.
+//!
+//! For populated pages the records say the same. For the others this is the only memory of the guest's choice, and
+//! decides how a page arrives. An index page names 4 KiB bitmap pages; a missing one stands for "all private".
+
+use crate::guest::{BITMAP_FRAMES, Guest, VmLock};
+use crate::sync::{AtomicU64, Ordering};
+use crate::{BLOCK_FRAMES, Core, Gfn, Machine, Pfn, Refusal, Visibility};
+use core::ops::Range;
+
+/// Words that one call of [`Core::visibility_run`] looks at (256 MiB of guest memory).
+const RUN_WORDS: u64 = 1024;
+
+impl<M: Machine> Core<M> {
+    fn index_entry(&self, vm: &Guest, gfn: Gfn) -> Option<&AtomicU64> {
+        let index = Pfn::new(vm.bitmap.load(Ordering::Acquire));
+        if index.get() == 0 {
+            return None;
+        }
+        self.entry(index, gfn.since(vm.map_base()) / BITMAP_FRAMES)
+    }
+
+    /// The word that holds a guest frame's bit, and the bit; none while the page is missing. `gfn` is in RAM.
+    fn wanted_word(&self, vm: &Guest, gfn: Gfn) -> Option<(&AtomicU64, u64)> {
+        let page = Pfn::new(self.index_entry(vm, gfn)?.load(Ordering::Acquire));
+        if page.get() == 0 {
+            return None;
+        }
+        let bit = gfn.since(vm.map_base()) % BITMAP_FRAMES;
+        Some((self.entry(page, bit / 64)?, bit % 64))
+    }
+
+    /// What the guest wants a frame of its RAM to be.
+    #[inline]
+    pub(crate) fn wanted(&self, vm: &Guest, gfn: Gfn) -> Visibility {
+        match self.wanted_word(vm, gfn) {
+            Some((word, bit)) if word.load(Ordering::Relaxed) >> bit & 1 == 1 => Visibility::Shared,
+            _ => Visibility::Private,
+        }
+    }
+
+    /// What the guest wants all frames of a 2 MiB block of guest addresses to be, if it is one thing.
+    pub(crate) fn wanted_block(&self, vm: &Guest, gfn: Gfn) -> Option<Visibility> {
+        let wanted = self.wanted(vm, gfn);
+        let all = gfn.offset(BLOCK_FRAMES);
+        let (_, end) = self.wanted_run(vm, gfn..all);
+        if end == all { Some(wanted) } else { None }
+    }
+
+    /// The longest run from the start of a range of RAM that wants the same, as far as the words allow.
+    pub(crate) fn wanted_run(&self, vm: &Guest, gfns: Range<Gfn>) -> (Visibility, Gfn) {
+        let wanted = self.wanted(vm, gfns.start);
+        let base = vm.map_base();
+        let mut at = gfns.start;
+        for _ in 0..RUN_WORDS {
+            if at >= gfns.end {
+                break;
+            }
+            let same = match self.wanted_word(vm, at) {
+                None if wanted == Visibility::Shared => return (wanted, at),
+                // The whole page is missing: on to the next one.
+                None => BITMAP_FRAMES - at.since(base) % BITMAP_FRAMES,
+                Some((word, bit)) => {
+                    let word = word.load(Ordering::Relaxed) >> bit;
+                    let same = if wanted == Visibility::Shared { word.trailing_ones() } else { word.trailing_zeros() };
+                    let same = u64::from(same).min(64 - bit);
+                    if same < 64 - bit {
+                        return (wanted, at.offset(same).min(gfns.end));
+                    }
+                    same
+                }
+            };
+            at = at.offset(same);
+        }
+        (wanted, at.min(gfns.end))
+    }
+
+    /// Frames that the map of shared pages lacks before bits of a range within one bitmap page can be set.
+    pub(crate) fn wanted_missing(&self, vm: &Guest, gfn: Gfn) -> u64 {
+        match self.index_entry(vm, gfn) {
+            None => 2,
+            Some(entry) => u64::from(entry.load(Ordering::Acquire) == 0),
+        }
+    }
+
+    /// Provides the page that holds the bit of `gfn`.
+    pub(crate) fn wanted_extend(&self, vm: &Guest, structure: &VmLock<'_>, gfn: Gfn) -> Result<(), Refusal> {
+        vm.check_meta(structure, 0, self.wanted_missing(vm, gfn))?;
+        if vm.bitmap.load(Ordering::Relaxed) == 0 {
+            let index = vm.take_meta(&self.machine, structure).ok_or(Refusal::NoMeta)?;
+            vm.bitmap.store(index.get(), Ordering::Release);
+        }
+        let entry = self.index_entry(vm, gfn).ok_or(Refusal::OutOfRange)?;
+        if entry.load(Ordering::Relaxed) == 0 {
+            let page = vm.take_meta(&self.machine, structure).ok_or(Refusal::NoMeta)?;
+            entry.store(page.get(), Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Notes what the guest wants of a range. Pages for bits to be set are there already.
+    pub(crate) fn set_wanted(&self, vm: &Guest, gfns: Range<Gfn>, to: Visibility) {
+        let mut at = gfns.start;
+        while at < gfns.end {
+            let left = gfns.end.since(at);
+            let step = match self.wanted_word(vm, at) {
+                None => BITMAP_FRAMES - at.since(vm.map_base()) % BITMAP_FRAMES,
+                Some((word, bit)) => {
+                    let step = left.min(64 - bit);
+                    let mask = (u64::MAX >> (64 - step)) << bit;
+                    match to {
+                        Visibility::Shared => word.fetch_or(mask, Ordering::Relaxed),
+                        Visibility::Private => word.fetch_and(!mask, Ordering::Relaxed),
+                    };
+                    step
+                }
+            };
+            at = at.offset(step);
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! The records of one locked 2 MiB block, and the host's mapping of it.
+//!
+//! While all 512 frames agree there is only the summary, and the host's table maps the block by one leaf or not at all.
+//! Otherwise the records are in a page of their own and the host's table has a table of its own: both are attached and
+//! dropped together.
+
+use crate::database::{POOL_RESERVE, counter};
+use crate::lock::{self, Rank};
+use crate::motion::{Clean, Cut};
+use crate::record::{LOCK, Record, State, leaf_of, split};
+use crate::sync::{AtomicU64, Ordering};
+use crate::table::{BLOCK_LEVEL, PAGE_LEVEL, Slot};
+use crate::{Attrs, BLOCK_FRAMES, Core, Machine, Pfn, Refusal, Size, Space, TableFormat};
+
+/// Two pool frames with which a block can be split: record page and host table.
+#[must_use]
+pub(crate) struct Reserve([Pfn; 2]);
+
+/// A locked block; unlocked when dropped.
+pub(crate) struct Block<'a, M: Machine> {
+    core: &'a Core<M>,
+    cell: &'a AtomicU64,
+    word: u64,
+    first: Pfn,
+}
+
+impl<M: Machine> Drop for Block<'_, M> {
+    #[inline]
+    fn drop(&mut self) {
+        lock::release(self.cell, self.word, LOCK, Rank::Block);
+    }
+}
+
+impl<'a, M: Machine> Block<'a, M> {
+    #[inline]
+    pub fn locked(core: &'a Core<M>, cell: &'a AtomicU64, word: u64, first: Pfn) -> Self {
+        Self { core, cell, word, first }
+    }
+
+    /// First frame of the block.
+    pub fn first(&self) -> Pfn {
+        self.first
+    }
+
+    #[inline]
+    fn leaf(&self) -> Option<&'a [AtomicU64; 512]> {
+        leaf_of(self.word).map(|leaf| self.core.machine.words(Pfn::new(leaf)))
+    }
+
+    /// The record of a frame of the block.
+    #[inline]
+    pub fn record(&self, frame: Pfn) -> Record {
+        let index = frame.in_block();
+        match self.leaf() {
+            Some(leaf) => Record::unpack(leaf[index].load(Ordering::Relaxed)),
+            None => Record::unpack(self.word).at(index as u64),
+        }
+    }
+
+    /// The summary, while all frames agree.
+    #[inline]
+    pub fn whole(&self) -> Option<Record> {
+        if leaf_of(self.word).is_none() { Some(Record::unpack(self.word)) } else { None }
+    }
+
+    /// Changes the record of one frame without changing whose it is; the block has been split.
+    #[inline]
+    pub fn set(&mut self, frame: Pfn, record: Record) {
+        debug_assert!(self.leaf().is_some(), "a frame's record was set in a whole block");
+        if let Some(leaf) = self.leaf() {
+            leaf[frame.in_block()].store(record.pack(), Ordering::Relaxed);
+        }
+    }
+
+    /// Changes the summary of a whole block without changing whose it is.
+    pub fn set_whole(&mut self, record: Record) {
+        debug_assert!(self.leaf().is_none(), "a summary was set in a split block");
+        self.word = record.pack();
+    }
+
+    /// Records the next owner of what has been made clean for it.
+    #[inline]
+    pub fn assign(&mut self, clean: Clean, record: Record) {
+        match clean.size() {
+            Size::Page => self.set(clean.frame(), record),
+            Size::Block => self.set_whole(record),
+        }
+    }
+
+    /// Takes what it needs to split the block, nothing if it is split already.
+    ///
+    /// # Errors
+    /// [`Refusal::NoPool`]
+    #[inline]
+    pub fn reserve(&self) -> Result<Option<Reserve>, Refusal> {
+        self.reserve_keeping(POOL_RESERVE)
+    }
+
+    /// As [`Block::reserve`], leaving `keep` frames in the pool.
+    pub fn reserve_keeping(&self, keep: u64) -> Result<Option<Reserve>, Refusal> {
+        match leaf_of(self.word) {
+            Some(_) => Ok(None),
+            None => {
+                let frames = self.core.pool.take(&self.core.machine, keep).ok_or(Refusal::NoPool)?;
+                Ok(Some(Reserve(frames)))
+            }
+        }
+    }
+
+    /// Gives every frame a record of its own, and the host's table an entry for each.
+    pub fn split(&mut self, reserve: Option<Reserve>) {
+        let Some(Reserve([leaf, table])) = reserve else { return };
+        let core = self.core;
+        let summary = Record::unpack(self.word);
+        let edge = !core.is_all_ram(self.first, BLOCK_FRAMES);
+        for (index, word) in core.machine.words(leaf).iter().enumerate() {
+            let index = index as u64;
+            // Blocks at the edge of RAM are split at boot, and whole never again.
+            let absent = edge && !core.is_ram(self.first.offset(index));
+            let record = if absent { Record::plain(State::Absent) } else { summary.at(index) };
+            word.store(record.pack(), Ordering::Relaxed);
+        }
+        self.word = split(leaf.get());
+        match self.host_slot() {
+            Some(slot) => self.hang_table(slot, table),
+            None => core.pool.push(&core.machine, table),
+        }
+        core.tally.add(counter::SPLITS, self.first.get() / BLOCK_FRAMES, 1);
+    }
+
+    /// Puts a table under the host's entry of the block, as the frame records say.
+    pub fn hang_table(&self, slot: &AtomicU64, table: Pfn) {
+        let core = self.core;
+        for (index, entry) in core.machine.words(table).iter().enumerate() {
+            let frame = self.first.offset(index as u64);
+            let leaf = if self.record(frame).host_may_access() { Self::host_leaf(frame, PAGE_LEVEL) } else { 0 };
+            entry.store(leaf, Ordering::Relaxed);
+        }
+        core.machine.publish();
+        // Break before make (Arm ARM D8.16.1): no TLB may hold the block's leaf together with a page's.
+        if slot.swap(0, Ordering::Release) != 0 {
+            let cut = Cut::new(self.first, Size::Block).from(Space::Host, self.first.addr(), Size::Block);
+            let _same_owner = core.flush(cut, self.first);
+        }
+        slot.store(M::Format::table(table.addr()), Ordering::Release);
+        core.machine.publish();
+    }
+
+    /// The summary that all frames agree on, if they do. `hint` is a frame that has just changed: its neighbours are the
+    /// likeliest to differ.
+    fn agreed(&self, hint: Pfn) -> Option<Record> {
+        let leaf = self.leaf()?;
+        let mut summary = Record::unpack(leaf[0].load(Ordering::Relaxed));
+        let mergeable = matches!(summary.state, State::Host | State::Private | State::Shared);
+        if !mergeable || summary.count != 0 || (summary.owner.is_some() && !summary.gfn.is_aligned(Size::Block)) {
+            return None;
+        }
+        let near = hint.in_block();
+        let near = [near.wrapping_sub(1), near, near + 1, 511];
+        for index in near.into_iter().filter(|&index| index < 512).chain(1..512) {
+            let record = Record::unpack(leaf[index].load(Ordering::Relaxed));
+            let wiped = record.wiped;
+            if (Record { wiped: summary.wiped, ..record }) != summary.at(index as u64) {
+                return None;
+            }
+            summary.wiped &= wiped;
+        }
+        Some(summary)
+    }
+
+    /// Drops the frame records and the host's table of the block if all frames agree. True if the block is whole now.
+    pub fn merge(&mut self, hint: Pfn) -> bool {
+        if self.leaf().is_none() {
+            return true;
+        }
+        let (Some(summary), Some(leaf)) = (self.agreed(hint), leaf_of(self.word)) else { return false };
+        let core = self.core;
+        if let Some(slot) = self.host_slot() {
+            if let Slot::Table(table) = Core::<M>::read(slot.load(Ordering::Relaxed), BLOCK_LEVEL) {
+                slot.store(0, Ordering::Release);
+                // Pages of the block, and the table itself, may be cached under any of its addresses.
+                let _same_owner = core.flush(Cut::new(self.first, Size::Block).from_all(Space::Host), self.first);
+                core.pool.push(&core.machine, table);
+            }
+            if summary.host_may_access() {
+                slot.store(Self::host_leaf(self.first, BLOCK_LEVEL), Ordering::Release);
+                core.machine.publish();
+            }
+        }
+        self.word = summary.pack();
+        core.pool.push(&core.machine, Pfn::new(leaf));
+        core.tally.add(counter::MERGES, self.first.get() / BLOCK_FRAMES, 1);
+        true
+    }
+
+    #[inline]
+    fn host_leaf(frame: Pfn, level: u32) -> u64 {
+        M::Format::leaf(frame.addr(), level, Attrs::Ram)
+    }
+
+    /// The host's 2 MiB entry for the block; none before its table is built.
+    #[inline]
+    pub fn host_slot(&self) -> Option<&'a AtomicU64> {
+        match self.core.host_root.load(Ordering::Relaxed) {
+            0 => None,
+            root => self.core.slot(Pfn::new(root), self.first.get(), BLOCK_LEVEL),
+        }
+    }
+
+    /// The host's entry for a frame of a split block.
+    #[inline]
+    pub fn host_page(&self, frame: Pfn) -> Option<&'a AtomicU64> {
+        match Core::<M>::read(self.host_slot()?.load(Ordering::Relaxed), BLOCK_LEVEL) {
+            Slot::Table(table) => Some(&self.core.machine.words(table)[frame.in_block()]),
+            _ => None,
+        }
+    }
+
+    /// Removes the host's mapping of one frame.
+    #[inline]
+    pub fn cut_page(&mut self, frame: Pfn) -> Cut {
+        let cut = Cut::new(frame, Size::Page);
+        match self.host_page(frame) {
+            Some(slot) => {
+                slot.store(0, Ordering::Release);
+                cut.from(Space::Host, frame.addr(), Size::Page)
+            }
+            None => cut,
+        }
+    }
+
+    /// Removes the host's mapping of a whole block.
+    pub fn cut_whole(&mut self) -> Cut {
+        let cut = Cut::new(self.first, Size::Block);
+        match self.host_slot() {
+            Some(slot) => {
+                slot.store(0, Ordering::Release);
+                cut.from(Space::Host, self.first.addr(), Size::Block)
+            }
+            None => cut,
+        }
+    }
+
+    /// Lets the host access what is clean.
+    #[inline]
+    pub fn map_host(&mut self, clean: &Clean) {
+        let (slot, level) = match clean.size() {
+            Size::Page => (self.host_page(clean.frame()), PAGE_LEVEL),
+            Size::Block => (self.host_slot(), BLOCK_LEVEL),
+        };
+        if let Some(slot) = slot {
+            slot.store(Self::host_leaf(clean.frame(), level), Ordering::Release);
+        }
+    }
+}

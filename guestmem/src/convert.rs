@@ -1,0 +1,185 @@
+//! Pages that a guest shares with the host and takes back.
+
+use crate::block::Block;
+use crate::guest::{Guest, VmLock, counter};
+use crate::motion::{Cut, Flushed};
+use crate::record::{Record, State};
+use crate::sync::Ordering;
+use crate::table::PAGE_LEVEL;
+use crate::transition::{Event, permit};
+use crate::{Budget, Core, Gfn, Machine, Pfn, Refusal, Size, Visibility};
+
+/// Frames that a call which meets a block in motion wipes on its behalf.
+const PUSH_FRAMES: u64 = 32;
+/// How often a lookup that races with other CPUs starts over before it answers "busy".
+const TRIES: u32 = 4;
+
+/// What a page operation found lacking when it ran without the structure lock.
+pub(crate) enum Lack {
+    /// Tables or bitmap pages: try again with the lock.
+    Structure,
+    /// It cannot be done.
+    Refused(Refusal),
+}
+
+impl From<Refusal> for Lack {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl<M: Machine> Core<M> {
+    /// Finds the frame at a guest address and locks its block. The record has been checked: it is this VM's, and this
+    /// address is its. A block in motion is pushed on, and answered with [`Refusal::Busy`].
+    pub(crate) fn resolve(&self, vm: &Guest, gfn: Gfn) -> Result<(Block<'_, M>, Pfn, Record), Refusal> {
+        vm.check_range(gfn, 1)?;
+        for _ in 0..TRIES {
+            let Some(frame) = self.frame_at(vm, gfn) else {
+                return Err(vm.check_live().err().unwrap_or(Refusal::Absent));
+            };
+            let mut block = self.try_lock(frame)?;
+            let record = block.record(frame);
+            if record.owner != Some(vm.id()) || record.gfn != gfn {
+                continue;
+            }
+            vm.check_live()?;
+            if matches!(record.state, State::Opening | State::Closing) {
+                let _ = self.push_on(vm, &mut block, &mut Budget::new(PUSH_FRAMES));
+                return Err(Refusal::Busy);
+            }
+            return Ok((block, frame, record));
+        }
+        Err(Refusal::Busy)
+    }
+
+    /// Lets the host access a page of the guest, wiped. With an alias it moves to the shared half; a page that is not
+    /// populated yet will arrive there. Without one the guest's mapping stays as it is.
+    ///
+    /// # Errors
+    /// [`Refusal::OutOfRange`], [`Refusal::Absent`] (no alias and not populated), [`Refusal::WrongVisibility`] when it is
+    /// shared already, [`Refusal::Busy`], [`Refusal::NoPool`], [`Refusal::NoMeta`], [`Refusal::Poisoned`],
+    /// [`Refusal::Dying`].
+    pub fn share(&self, vm: &Guest, gfn: Gfn) -> Result<(), Refusal> {
+        self.turn(vm, gfn, Visibility::Shared)
+    }
+
+    /// Takes a page back from the host: cut from its tables and flushed, then wiped, then private.
+    ///
+    /// # Errors
+    /// As [`Core::share`]; [`Refusal::WrongVisibility`] when it is private already, [`Refusal::Pinned`].
+    pub fn unshare(&self, vm: &Guest, gfn: Gfn) -> Result<(), Refusal> {
+        self.turn(vm, gfn, Visibility::Private)
+    }
+
+    #[inline]
+    fn turn(&self, vm: &Guest, gfn: Gfn, to: Visibility) -> Result<(), Refusal> {
+        let first = match vm.alias(gfn) {
+            None => self.turn_in_place(vm, gfn, to).map_err(Lack::Refused),
+            Some(alias) => self.turn_aliased(vm, gfn, alias, to, None),
+        };
+        match first {
+            Ok(()) => Ok(()),
+            Err(Lack::Refused(Refusal::Absent)) if vm.layout().alias.is_some() => self.turn_absent(vm, gfn, to),
+            Err(Lack::Refused(refusal)) => Err(refusal),
+            Err(Lack::Structure) => self.turn_with_structure(vm, gfn, to),
+        }
+    }
+
+    /// Sharing where one address is private and shared: only the host's mapping changes, and nothing is split for it.
+    #[inline]
+    fn turn_in_place(&self, vm: &Guest, gfn: Gfn, to: Visibility) -> Result<(), Refusal> {
+        let (mut block, frame, record) = self.resolve(vm, gfn)?;
+        let (event, counter) = match to {
+            Visibility::Shared => (Event::Share, counter::SHARES),
+            Visibility::Private => (Event::Unshare, counter::UNSHARES),
+        };
+        let state = permit(record, event, Some(vm.id()))?;
+        let reserve = block.reserve()?;
+
+        block.split(reserve);
+        let flushed = match to {
+            Visibility::Shared => Flushed::stays(frame),
+            Visibility::Private => self.flush(block.cut_page(frame), frame),
+        };
+        let clean = flushed.wipe(&self.machine);
+        self.count_wipes(frame, 1);
+        if to == Visibility::Shared {
+            block.map_host(&clean);
+            self.machine.publish();
+        }
+        block.assign(clean, Record { state, wiped: true, ..record });
+        vm.count(counter, frame, 1);
+        Ok(())
+    }
+
+    #[cold]
+    fn turn_with_structure(&self, vm: &Guest, gfn: Gfn, to: Visibility) -> Result<(), Refusal> {
+        let alias = vm.alias(gfn).ok_or(Refusal::OutOfRange)?;
+        let structure = vm.try_lock()?;
+        match self.turn_aliased(vm, gfn, alias, to, Some(&structure)) {
+            Ok(()) => Ok(()),
+            Err(Lack::Refused(refusal)) => Err(refusal),
+            Err(Lack::Structure) => Err(Refusal::Busy),
+        }
+    }
+
+    /// Notes what the guest wants of a page that is not populated.
+    #[cold]
+    fn turn_absent(&self, vm: &Guest, gfn: Gfn, to: Visibility) -> Result<(), Refusal> {
+        let structure = vm.try_lock()?;
+        vm.check_live()?;
+        if self.frame_at(vm, gfn).is_some() {
+            return Err(Refusal::Busy);
+        }
+        if self.wanted(vm, gfn) == to {
+            return Err(Refusal::WrongVisibility);
+        }
+        if to == Visibility::Shared {
+            self.wanted_extend(vm, &structure, gfn)?;
+        }
+        self.set_wanted(vm, gfn..gfn.offset(1), to);
+        Ok(())
+    }
+
+    /// Sharing with an alias: the page's entry in one half goes and the one in the other comes.
+    #[inline]
+    fn turn_aliased(
+        &self,
+        vm: &Guest,
+        gfn: Gfn,
+        alias: u64,
+        to: Visibility,
+        structure: Option<&VmLock<'_>>,
+    ) -> Result<(), Lack> {
+        let (mut block, frame, record) = self.resolve(vm, gfn)?;
+        let (event, counter) = match to {
+            Visibility::Shared => (Event::Share, counter::SHARES),
+            Visibility::Private => (Event::Unshare, counter::UNSHARES),
+        };
+        let state = permit(record, event, Some(vm.id()))?;
+        let bit = to == Visibility::Shared;
+        self.check_structure(vm, gfn, Some(alias), bit, structure)?;
+        let reserve = block.reserve()?;
+
+        block.split(reserve);
+        let slots = self.page_slots(vm, gfn, Some(alias), bit, structure).ok_or(Lack::Refused(Refusal::Busy))?;
+        let cut = match to {
+            Visibility::Shared => Cut::new(frame, Size::Page),
+            Visibility::Private => block.cut_page(frame),
+        };
+        let clean = self.flush(slots.cut(self, vm, frame, cut), frame).wipe(&self.machine);
+        self.count_wipes(frame, 1);
+        match (to, slots.alias) {
+            (Visibility::Shared, Some((slot, _))) => {
+                slot.store(Self::guest_leaf(frame, PAGE_LEVEL, to), Ordering::Release);
+                block.map_host(&clean);
+            }
+            _ => slots.private.0.store(Self::guest_leaf(frame, PAGE_LEVEL, to), Ordering::Release),
+        }
+        self.machine.publish();
+        block.assign(clean, Record { state, wiped: true, ..record });
+        self.set_wanted(vm, gfn..gfn.offset(1), to);
+        vm.count(counter, frame, 1);
+        Ok(())
+    }
+}

@@ -1,0 +1,245 @@
+//! The frame database: which frames there are, and their records.
+
+use crate::block::Block;
+use crate::lock::{self, FrameList, Rank};
+use crate::motion::{Cut, Flushed};
+use crate::record::{LOCK, Record, State};
+use crate::sync::{AtomicU64, Ordering};
+use crate::tally::Tally;
+use crate::{BLOCK_FRAMES, BootError, GFN_END, Machine, Pfn, Refusal};
+use core::ops::Range;
+
+/// Most regions of RAM that the database can be built from.
+pub const MAX_REGIONS: usize = 64;
+
+/// Pool frames that only [`Core::topup`] may use: what it takes to split the block of the frame that is coming.
+pub(crate) const POOL_RESERVE: u64 = 2;
+
+/// Counters of [`Core::stats`].
+pub(crate) mod counter {
+    pub const WIPES: usize = 0;
+    pub const SPLITS: usize = 1;
+    pub const MERGES: usize = 2;
+    pub const FLUSHES: usize = 3;
+}
+
+/// Consecutive blocks with RAM in them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Span {
+    /// First block number (frame number / 512).
+    pub first: u64,
+    /// Number of blocks.
+    pub blocks: u64,
+    /// Where their summaries begin.
+    pub base: usize,
+}
+
+/// What Postern has done and holds, since boot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Frames wiped.
+    pub wipes: u64,
+    /// Blocks split into frame records.
+    pub splits: u64,
+    /// Blocks merged again.
+    pub merges: u64,
+    /// TLB flushes.
+    pub flushes: u64,
+    /// Free frames in Postern's pool.
+    pub pool_free: u64,
+    /// Frames that are Postern's own, the pool included.
+    pub postern_frames: u64,
+}
+
+/// The ownership core.
+pub struct Core<M: Machine> {
+    /// The machine under it.
+    pub machine: M,
+    regions: [(u64, u64); MAX_REGIONS],
+    region_count: usize,
+    spans: [Span; MAX_REGIONS],
+    span_count: usize,
+    summaries: &'static [AtomicU64],
+    pub(crate) pool: FrameList,
+    /// Frame number of the host's root table; 0 until it is built.
+    pub(crate) host_root: AtomicU64,
+    pub(crate) postern_frames: AtomicU64,
+    pub(crate) tally: Tally,
+}
+
+impl<M: Machine> Core<M> {
+    /// A database in which all RAM is the host's.
+    ///
+    /// `regions` is RAM, sorted, without overlaps, at any 4 KiB alignment. `summaries` is storage for
+    /// [`Core::summaries_needed`] records of 8 bytes; its content does not matter.
+    ///
+    /// # Errors
+    /// When the regions or the storage do not fit these rules.
+    pub fn new(machine: M, regions: &[Range<Pfn>], summaries: &'static [AtomicU64]) -> Result<Self, BootError> {
+        let mut core = Self {
+            machine,
+            regions: [(0, 0); MAX_REGIONS],
+            region_count: regions.len(),
+            spans: [Span::default(); MAX_REGIONS],
+            span_count: 0,
+            summaries,
+            pool: FrameList::new(),
+            host_root: AtomicU64::new(0),
+            postern_frames: AtomicU64::new(0),
+            tally: Tally::new(),
+        };
+        core.take_regions(regions)?;
+        let needed = Self::summaries_needed(regions);
+        let records = summaries.get(..needed).ok_or(BootError::SummariesTooSmall)?;
+        for record in records {
+            record.store(Record::plain(State::Host).pack(), Ordering::Relaxed);
+        }
+        Ok(core)
+    }
+
+    fn take_regions(&mut self, regions: &[Range<Pfn>]) -> Result<(), BootError> {
+        if regions.is_empty() {
+            return Err(BootError::NoMemory);
+        }
+        if regions.len() > MAX_REGIONS {
+            return Err(BootError::TooManyRegions);
+        }
+        let mut end = 0;
+        for (slot, region) in self.regions.iter_mut().zip(regions) {
+            if region.start.get() < end || region.start >= region.end {
+                return Err(BootError::BadRegions);
+            }
+            end = region.end.get();
+            *slot = (region.start.get(), end);
+        }
+        // Records and marks name frames with as many bits as guest frames; block arithmetic needs room above.
+        if end > GFN_END {
+            return Err(BootError::AddressTooLarge);
+        }
+        let mut base = 0;
+        for region in regions {
+            let (mut first, end) = blocks_of(region);
+            if let Some(last) = self.spans[..self.span_count].last_mut() {
+                if first <= last.first + last.blocks {
+                    first = last.first + last.blocks;
+                    let more = end.saturating_sub(first);
+                    last.blocks += more;
+                    base += more as usize;
+                    continue;
+                }
+            }
+            self.spans[self.span_count] = Span { first, blocks: end - first, base };
+            self.span_count += 1;
+            base += (end - first) as usize;
+        }
+        Ok(())
+    }
+
+    /// Number of summary records for these regions: one for each 2 MiB block that holds RAM.
+    pub const fn summaries_needed(regions: &[Range<Pfn>]) -> usize {
+        let mut needed: u64 = 0;
+        let mut past = 0;
+        let mut index = 0;
+        while index < regions.len() {
+            let (first, end) = blocks_of(&regions[index]);
+            let first = if first < past { past } else { first };
+            if end > first {
+                needed += end - first;
+                past = end;
+            }
+            index += 1;
+        }
+        needed as usize
+    }
+
+    /// The regions the database was built from.
+    pub(crate) fn regions(&self) -> &[(u64, u64)] {
+        &self.regions[..self.region_count]
+    }
+
+    /// The blocks that have summaries.
+    pub(crate) fn spans(&self) -> &[Span] {
+        &self.spans[..self.span_count]
+    }
+
+    /// Whether a frame is RAM that the database covers.
+    #[inline]
+    pub fn is_ram(&self, frame: Pfn) -> bool {
+        self.regions().iter().any(|&(start, end)| (start..end).contains(&frame.get()))
+    }
+
+    /// Whether all frames from `start` on are RAM.
+    pub(crate) fn is_all_ram(&self, start: Pfn, frames: u64) -> bool {
+        let end = start.get().saturating_add(frames);
+        let mut at = start.get();
+        for &(first, past) in self.regions() {
+            if (first..past).contains(&at) {
+                at = past;
+            }
+        }
+        at >= end
+    }
+
+    /// Index of the summary of the block that holds a frame. Machines have a handful of spans.
+    #[inline]
+    fn summary(&self, frame: Pfn) -> Option<&'static AtomicU64> {
+        let block = frame.get() / BLOCK_FRAMES;
+        let span = self.spans().iter().find(|span| block.wrapping_sub(span.first) < span.blocks)?;
+        self.summaries.get(span.base + (block - span.first) as usize)
+    }
+
+    /// Locks the block that holds `frame`. This and [`Core::try_lock`] are the only ways to lock one, and no operation
+    /// holds two, so there is no order among blocks to get wrong.
+    #[inline]
+    pub(crate) fn lock(&self, frame: Pfn) -> Result<Block<'_, M>, Refusal> {
+        let cell = self.summary(frame).ok_or(Refusal::NotRam)?;
+        let word = lock::acquire(cell, LOCK, Rank::Block);
+        Ok(Block::locked(self, cell, word, frame.block_start()))
+    }
+
+    /// As [`Core::lock`], for guests' calls: answers [`Refusal::Busy`] when another CPU keeps the lock for long.
+    #[inline]
+    pub(crate) fn try_lock(&self, frame: Pfn) -> Result<Block<'_, M>, Refusal> {
+        let cell = self.summary(frame).ok_or(Refusal::NotRam)?;
+        let word = lock::try_acquire(cell, LOCK, Rank::Block).ok_or(Refusal::Busy)?;
+        Ok(Block::locked(self, cell, word, frame.block_start()))
+    }
+
+    /// What the database says of a frame; [`State::Absent`] when it is not RAM.
+    pub fn lookup(&self, frame: Pfn) -> Record {
+        match self.lock(frame) {
+            Ok(block) if self.is_ram(frame) => block.record(frame),
+            _ => Record::plain(State::Absent),
+        }
+    }
+
+    /// Flushes what was cut, and counts it.
+    #[inline]
+    pub(crate) fn flush(&self, cut: Cut, place: Pfn) -> Flushed {
+        self.tally.add(counter::FLUSHES, place.get() / BLOCK_FRAMES, cut.flushes());
+        cut.flush(&self.machine)
+    }
+
+    /// Counts wiped frames.
+    #[inline]
+    pub(crate) fn count_wipes(&self, place: Pfn, frames: u64) {
+        self.tally.add(counter::WIPES, place.get() / BLOCK_FRAMES, frames);
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            wipes: self.tally.sum(counter::WIPES),
+            splits: self.tally.sum(counter::SPLITS),
+            merges: self.tally.sum(counter::MERGES),
+            flushes: self.tally.sum(counter::FLUSHES),
+            pool_free: self.pool.len(),
+            postern_frames: self.postern_frames.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Block numbers that a region touches, from the first to past the last.
+const fn blocks_of(region: &Range<Pfn>) -> (u64, u64) {
+    (region.start.get() / BLOCK_FRAMES, region.end.get().div_ceil(BLOCK_FRAMES))
+}

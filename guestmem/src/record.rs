@@ -1,0 +1,209 @@
+//! What the database knows about one frame, in 64 bits.
+//!
+//! The same layout serves the summary of a 2 MiB block, whose guest frame number and state are those of its first frame
+//! and which is the only place where the lock bit is used. A summary in state [`SPLIT`] holds the number of the record
+//! page instead of a guest frame number.
+
+use crate::{Gfn, OwnerId};
+
+/// Who a frame belongs to and what may be done with it. [`crate::transition`] says how one becomes another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum State {
+    /// Not RAM that Postern manages.
+    Absent = 0,
+    /// The host's. May be pinned by Postern (a vCPU's run page): then it cannot be given away.
+    Host = 1,
+    /// Postern's own: image, heap, host tables, record pages and the pool they come from.
+    Postern = 2,
+    /// Paid by the host for one VM: its tables, its map of shared pages, its vCPU state.
+    Meta = 3,
+    /// Left the host, on its way to a guest address; the count is the progress of wiping or measuring.
+    Moving = 4,
+    /// The guest's alone.
+    Private = 5,
+    /// The guest's, and the host may access it; the count is the number of pins.
+    Shared = 6,
+    /// A whole block on its way from private to shared; mapped nowhere, the count is the number of frames wiped.
+    Opening = 7,
+    /// A whole block on its way from shared to private; mapped nowhere, the count is the number of frames wiped.
+    Closing = 8,
+    /// A dead or relinquished frame on its way to the host; the count is the number of frames wiped.
+    Returning = 9,
+    /// Failed in hardware: mapped nowhere, never used again.
+    Poisoned = 10,
+}
+
+impl State {
+    /// Every state, in the order of its number.
+    pub const ALL: [Self; 11] = [
+        Self::Absent,
+        Self::Host,
+        Self::Postern,
+        Self::Meta,
+        Self::Moving,
+        Self::Private,
+        Self::Shared,
+        Self::Opening,
+        Self::Closing,
+        Self::Returning,
+        Self::Poisoned,
+    ];
+
+    /// Whether the host's tables map a frame in this state.
+    #[inline]
+    pub const fn host_may_access(self) -> bool {
+        matches!(self, Self::Host | Self::Shared)
+    }
+
+    #[inline]
+    const fn from_bits(bits: u64) -> Self {
+        // Codes above the last state are never written; reading one as poisoned fails safe.
+        if bits < Self::ALL.len() as u64 { Self::ALL[bits as usize] } else { Self::Poisoned }
+    }
+}
+
+/// A frame's record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Record {
+    /// What may be done with the frame.
+    pub state: State,
+    /// The VM it belongs or is on its way to.
+    pub owner: Option<OwnerId>,
+    /// The one guest address that may map it; 0 without an owner.
+    pub gfn: Gfn,
+    /// Pins of [`State::Host`] and [`State::Shared`], progress of the states in motion, else 0.
+    pub count: u16,
+    /// The frame was zeroed by Postern when it came to its present owner.
+    pub wiped: bool,
+}
+
+/// Most pins of one frame, and most steps of one motion.
+pub const COUNT_MAX: u16 = (1 << COUNT_BITS) - 1;
+/// Guest frame numbers end here (48-bit addresses).
+pub const GFN_END: u64 = 1 << GFN_BITS;
+
+const STATE_BITS: u32 = 4;
+const LOCK_BITS: u32 = 1;
+const WIPED_BITS: u32 = 1;
+const OWNER_BITS: u32 = 10;
+const GFN_BITS: u32 = 36;
+const COUNT_BITS: u32 = 12;
+
+const LOCK_SHIFT: u32 = STATE_BITS;
+const WIPED_SHIFT: u32 = LOCK_SHIFT + LOCK_BITS;
+const OWNER_SHIFT: u32 = WIPED_SHIFT + WIPED_BITS;
+const GFN_SHIFT: u32 = OWNER_SHIFT + OWNER_BITS;
+const COUNT_SHIFT: u32 = GFN_SHIFT + GFN_BITS;
+
+const _: () = assert!(COUNT_SHIFT + COUNT_BITS == u64::BITS);
+const _: () = assert!(State::ALL.len() < SPLIT as usize && SPLIT < 1 << STATE_BITS);
+const _: () = assert!(OwnerId::MAX as u64 == (1 << OWNER_BITS) - 1);
+const _: () = assert!(COUNT_MAX as u64 >= crate::BLOCK_FRAMES);
+
+/// State code of a summary whose frames disagree; its guest frame number is the record page's frame number.
+pub(crate) const SPLIT: u64 = 15;
+/// Lock bit of a summary.
+pub(crate) const LOCK: u64 = 1 << LOCK_SHIFT;
+
+const fn mask(bits: u32) -> u64 {
+    (1 << bits) - 1
+}
+
+impl Record {
+    /// A frame of nobody's guest: [`State::Absent`], [`State::Host`] or [`State::Postern`].
+    #[inline]
+    pub(crate) const fn plain(state: State) -> Self {
+        Self { state, owner: None, gfn: Gfn::new(0), count: 0, wiped: false }
+    }
+
+    /// Layout, from bit 0: state 4, lock 1 (clear here), wiped 1, owner 10, guest frame 36, count 12.
+    #[inline]
+    pub(crate) const fn pack(self) -> u64 {
+        let owner = match self.owner {
+            Some(owner) => owner.get() as u64,
+            None => 0,
+        };
+        (self.state as u64)
+            | (self.wiped as u64) << WIPED_SHIFT
+            | owner << OWNER_SHIFT
+            | (self.gfn.get() & mask(GFN_BITS)) << GFN_SHIFT
+            | (self.count as u64 & mask(COUNT_BITS)) << COUNT_SHIFT
+    }
+
+    /// Reads a packed record; the lock bit is ignored.
+    #[inline]
+    pub(crate) const fn unpack(word: u64) -> Self {
+        Self {
+            state: State::from_bits(word & mask(STATE_BITS)),
+            owner: OwnerId::new((word >> OWNER_SHIFT & mask(OWNER_BITS)) as u16),
+            gfn: Gfn::new(word >> GFN_SHIFT & mask(GFN_BITS)),
+            count: (word >> COUNT_SHIFT & mask(COUNT_BITS)) as u16,
+            wiped: word >> WIPED_SHIFT & 1 == 1,
+        }
+    }
+
+    /// The record of the frame `index` frames into a block that has this one as its summary.
+    #[inline]
+    pub(crate) const fn at(self, index: u64) -> Self {
+        match self.owner {
+            Some(_) => Self { gfn: Gfn::new(self.gfn.get() + index), ..self },
+            None => self,
+        }
+    }
+
+    /// Whether the host's tables map the frame.
+    #[inline]
+    pub const fn host_may_access(self) -> bool {
+        self.state.host_may_access()
+    }
+
+    /// Pins of the frame.
+    #[inline]
+    pub const fn pins(self) -> u16 {
+        if self.host_may_access() { self.count } else { 0 }
+    }
+}
+
+/// The summary of a block whose frames' records are in the page `leaf`.
+#[inline]
+pub(crate) const fn split(leaf: u64) -> u64 {
+    SPLIT | (leaf & mask(GFN_BITS)) << GFN_SHIFT
+}
+
+/// The record page of a summary, unless the block is whole.
+#[inline]
+pub(crate) const fn leaf_of(word: u64) -> Option<u64> {
+    if word & mask(STATE_BITS) == SPLIT { Some(word >> GFN_SHIFT & mask(GFN_BITS)) } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_survives_packing() {
+        for state in State::ALL {
+            for (owner, gfn, count, wiped) in
+                [(0, 0, 0, false), (1, 1, 1, true), (1023, GFN_END - 1, COUNT_MAX, true), (512, 1 << 35, 2048, false)]
+            {
+                let record = Record { state, owner: OwnerId::new(owner), gfn: Gfn::new(gfn), count, wiped };
+                assert_eq!(Record::unpack(record.pack()), record);
+                assert_eq!(Record::unpack(record.pack() | LOCK), record);
+                assert_eq!(record.pack() & LOCK, 0);
+                assert_eq!(leaf_of(record.pack()), None);
+            }
+        }
+    }
+
+    #[test]
+    fn a_split_summary_names_its_page() {
+        assert_eq!(leaf_of(split(0)), Some(0));
+        assert_eq!(leaf_of(split(GFN_END - 1) | LOCK), Some(GFN_END - 1));
+    }
+
+    #[test]
+    fn an_unknown_state_reads_as_poisoned() {
+        assert_eq!(Record::unpack(11).state, State::Poisoned);
+    }
+}

@@ -1,0 +1,166 @@
+//! Reading and extending translation tables, the host's and the guests'.
+//!
+//! A guest's table of the private half is also the map from guest frames to frames: where a frame belongs to an address
+//! but is not mapped there (shared through the alias, in motion, poisoned), the entry holds a mark with its number.
+
+use crate::guest::{Guest, VmLock};
+use crate::sync::{AtomicU64, Ordering};
+use crate::{Attrs, BLOCK_FRAMES, Core, Entry, Gfn, Machine, Pfn, Refusal, TableFormat, Visibility};
+
+/// Bits of a mark that hold the frame's address.
+const MARK_ADDRESS: u64 = ((1 << 48) - 1) & !0xfff;
+
+/// What an entry means to the core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Slot {
+    Empty,
+    Leaf(Pfn, Attrs),
+    Marked(Pfn),
+    Table(Pfn),
+}
+
+/// Level of entries that map 2 MiB.
+pub(crate) const BLOCK_LEVEL: u32 = 2;
+/// Level of entries that map 4 KiB.
+pub(crate) const PAGE_LEVEL: u32 = 3;
+
+/// log2 of the frames that an entry at `level` covers.
+pub(crate) const fn level_shift(level: u32) -> u32 {
+    9 * (3 - level)
+}
+
+impl<M: Machine> Core<M> {
+    /// Number of frames that a table of the machine's format can map.
+    pub(crate) const REACH: u64 = (M::Format::ROOT_FRAMES * 512) << level_shift(M::Format::ROOT_LEVEL);
+
+    #[inline]
+    pub(crate) fn read(entry: u64, level: u32) -> Slot {
+        match M::Format::decode(entry, level) {
+            Entry::Leaf { address, attrs } => Slot::Leaf(Pfn::from_addr(address), attrs),
+            Entry::Table { address } => Slot::Table(Pfn::from_addr(address)),
+            Entry::Empty if entry & M::Format::MARK == M::Format::MARK => {
+                Slot::Marked(Pfn::from_addr((entry & !M::Format::MARK) & MARK_ADDRESS))
+            }
+            Entry::Empty => Slot::Empty,
+        }
+    }
+
+    /// The entry that marks `frame` as belonging here.
+    #[inline]
+    pub(crate) fn mark(frame: Pfn) -> u64 {
+        M::Format::MARK | frame.addr()
+    }
+
+    /// Entry at `index` of a table found in a walk. A walk may race with the end of its VM, so nothing that it reads is
+    /// believed before it is known to be RAM.
+    #[inline]
+    pub(crate) fn entry(&self, table: Pfn, index: u64) -> Option<&AtomicU64> {
+        if self.is_ram(table) { Some(&self.machine.words(table)[index as usize % 512]) } else { None }
+    }
+
+    /// The entry at `level` for frame number `number`, as far as there are tables.
+    #[inline]
+    pub(crate) fn slot(&self, root: Pfn, number: u64, level: u32) -> Option<&AtomicU64> {
+        let mut at = M::Format::ROOT_LEVEL;
+        let index = number >> level_shift(at);
+        if index >= M::Format::ROOT_FRAMES * 512 {
+            return None;
+        }
+        let mut slot = self.entry(root.offset(index / 512), index % 512)?;
+        while at < level {
+            let Slot::Table(table) = Self::read(slot.load(Ordering::Acquire), at) else { return None };
+            at += 1;
+            slot = self.entry(table, number >> level_shift(at))?;
+        }
+        Some(slot)
+    }
+
+    /// The frame that belongs to a guest frame, mapped there or not. Without a lock this is only a candidate.
+    #[inline]
+    pub(crate) fn frame_at(&self, vm: &Guest, gfn: Gfn) -> Option<Pfn> {
+        let slot = self.slot(vm.root(), gfn.get(), BLOCK_LEVEL)?;
+        match Self::read(slot.load(Ordering::Acquire), BLOCK_LEVEL) {
+            Slot::Leaf(base, _) | Slot::Marked(base) => Some(base.offset(gfn.get() % BLOCK_FRAMES)),
+            Slot::Empty => None,
+            Slot::Table(table) => {
+                let entry = self.entry(table, gfn.get())?.load(Ordering::Acquire);
+                match Self::read(entry, PAGE_LEVEL) {
+                    Slot::Leaf(frame, _) | Slot::Marked(frame) => Some(frame),
+                    _ => None,
+                }
+            }
+        }
+    }
+
+    /// Tables missing on the way to the entry at `level`; a 2 MiB leaf or mark that would have to be split counts too.
+    pub(crate) fn missing(&self, root: Pfn, number: u64, level: u32) -> u64 {
+        let mut at = M::Format::ROOT_LEVEL;
+        while at < level {
+            let table = self.slot(root, number, at).map(|slot| Self::read(slot.load(Ordering::Acquire), at));
+            if !matches!(table, Some(Slot::Table(_))) {
+                return u64::from(level - at);
+            }
+            at += 1;
+        }
+        0
+    }
+
+    /// The entry at `level` for `number` in a guest's table, with new tables where the way there is empty.
+    ///
+    /// # Errors
+    /// [`Refusal::NoMeta`]; [`Refusal::Occupied`] when a 2 MiB entry is in the way.
+    pub(crate) fn extend<'a>(
+        &'a self,
+        vm: &Guest,
+        structure: &VmLock<'_>,
+        number: u64,
+        level: u32,
+    ) -> Result<&'a AtomicU64, Refusal> {
+        let root = vm.root();
+        let mut at = M::Format::ROOT_LEVEL;
+        while at < level {
+            let slot = self.slot(root, number, at).ok_or(Refusal::OutOfRange)?;
+            match Self::read(slot.load(Ordering::Acquire), at) {
+                Slot::Table(_) => {}
+                Slot::Empty => {
+                    let table = vm.take_table(&self.machine, structure).ok_or(Refusal::NoMeta)?;
+                    // Walkers must not see the table before its zeroes.
+                    self.machine.publish();
+                    slot.store(M::Format::table(table.addr()), Ordering::Release);
+                }
+                _ => return Err(Refusal::Occupied),
+            }
+            at += 1;
+        }
+        self.slot(root, number, level).ok_or(Refusal::OutOfRange)
+    }
+
+    /// Fills a table with what a 2 MiB entry says. Marks stay marks.
+    pub(crate) fn fill(&self, table: Pfn, whole: u64) {
+        for (index, entry) in self.machine.words(table).iter().enumerate() {
+            let index = index as u64;
+            let value = match Self::read(whole, BLOCK_LEVEL) {
+                Slot::Leaf(base, attrs) => M::Format::leaf(base.offset(index).addr(), PAGE_LEVEL, attrs),
+                Slot::Marked(base) => Self::mark(base.offset(index)),
+                _ => 0,
+            };
+            entry.store(value, Ordering::Relaxed);
+        }
+        self.machine.publish();
+    }
+
+    /// Whether no entry of a table holds anything.
+    pub(crate) fn is_vacant(&self, table: Pfn) -> bool {
+        self.is_ram(table) && self.machine.words(table).iter().all(|entry| entry.load(Ordering::Relaxed) == 0)
+    }
+
+    /// A leaf of RAM in a guest's table.
+    #[inline]
+    pub(crate) fn guest_leaf(frame: Pfn, level: u32, half: Visibility) -> u64 {
+        let attrs = match half {
+            Visibility::Private => Attrs::Ram,
+            Visibility::Shared => Attrs::SharedRam,
+        };
+        M::Format::leaf(frame.addr(), level, attrs)
+    }
+}

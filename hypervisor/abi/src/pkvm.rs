@@ -1,0 +1,18 @@
+//! pKVM's guest hypercalls (Linux `include/linux/arm-smccc.h`, `Documentation/virt/kvm/arm/hypercalls.rst`).
+
+/// The KVM UID 28b46fb6-2ec5-11e9-a9ca-4b564d003a74 as four little-endian words.
+pub const KVM_UID: [u64; 4] = [0xb66f_b428, 0xe911_c52e, 0x564b_caa9, 0x743a_004d];
+/// Feature bitmap.
+pub const FEATURES: u64 = 0x8600_0000;
+/// Granule of the calls below.
+pub const HYP_MEMINFO: u64 = 0xC600_0002;
+/// Shares one granule with the host.
+pub const MEM_SHARE: u64 = 0xC600_0003;
+/// Takes one granule back.
+pub const MEM_UNSHARE: u64 = 0xC600_0004;
+/// Declares one granule a device window.
+pub const MMIO_GUARD: u64 = 0xC600_0007;
+/// What Postern offers: FEATURES, HYP_MEMINFO, MEM_SHARE, MEM_UNSHARE, MMIO_GUARD.
+pub const FEATURE_BITS: u64 = 0x9D;
+/// `SMCCC_RET_INVALID_PARAMETER`.
+pub const INVALID_PARAMETER: i64 = -3;

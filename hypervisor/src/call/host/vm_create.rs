@@ -1,0 +1,102 @@
+//! `VM_CREATE`.
+
+use super::{Call, Reply, done, frame, frames};
+use crate::measure::{Extensible, Measurement};
+use crate::vm::{ArchVm, Dialect, Vm, ending};
+use crate::{Postern, Refused};
+use abi::host::{self, GUEST_RAM_MAX, META_FRAMES_MIN, VCPUS_MAX, VmConfig, vm_state};
+use core::sync::atomic::{AtomicU64, Ordering};
+use guestmem::{Budget, Gfn, Guest, Layout, OwnerId, Pfn, Progress, Space};
+use spin::{Mutex, Once};
+
+/// See [`host::VM_CREATE`].
+pub const CALL: Call = Call {
+    number: host::VM_CREATE,
+    name: "VM_CREATE",
+    arguments: &["physical address of the configuration", "physical address of metadata, a multiple of 8 KiB", "metadata frames, 4 to 32"],
+    results: &["handle"],
+    summary: "Creates a VM; its tables live in the metadata, whose first two frames become the root.",
+    run,
+};
+
+/// Bytes of the distributor and of one redistributor.
+const GICD_SIZE: u64 = 0x1_0000;
+const GICR_SIZE: u64 = 0x2_0000;
+
+fn run(postern: &Postern, [config, meta, count, ..]: [u64; 6]) -> Result<Reply, Refused> {
+    let config_words = postern.core.with_host_page(frame(config)?, |words| {
+        core::array::from_fn::<u64, 6, _>(|index| words[index].load(Ordering::Relaxed))
+    })?;
+    let [dialect_number, vcpu_count, ram_base, ram_size, gicd_base, gicr_base] = config_words;
+    let config = VmConfig { dialect: dialect_number, vcpu_count, ram_base, ram_size, gicd_base, gicr_base };
+    let dialect = check(&config)?;
+    let frames = frames(meta, count)?;
+    if count < META_FRAMES_MIN || !meta.is_multiple_of(2 * abi::FRAME_SIZE) {
+        return Err(Refused::Invalid("the metadata: at least 4 frames from a multiple of 8 KiB"));
+    }
+    let (mut slot, owner, handle) = postern.vms.vacant()?;
+    let memory = guest(owner, frame(meta)?, dialect, &config);
+    for frame in frames {
+        if let Err(refusal) = postern.core.donate_meta(&memory, frame) {
+            give_back(postern, &memory);
+            return Err(refusal.into());
+        }
+    }
+    arch::machine::set_root(Space::Guest(owner), frame(meta)?);
+    let arch = arch::VmConfig { owner, vcpu_count: vcpu_count as usize, gicd_base, gicr_base, alias: dialect.alias() };
+    *slot = Some(Vm {
+        config,
+        dialect,
+        memory,
+        arch: ArchVm(arch::machine::Vm::new(arch)),
+        state: AtomicU64::new(vm_state::NEW),
+        ending: AtomicU64::new(ending::NONE),
+        vcpus: [const { Once::new() }; VCPUS_MAX],
+        launch: Mutex::new(Measurement::new(&config_words)),
+        extensible: Mutex::new(Extensible::default()),
+        entry: Once::new(),
+    });
+    Ok(done([handle, 0, 0]))
+}
+
+fn guest(owner: OwnerId, root: Pfn, dialect: Dialect, config: &VmConfig) -> Guest {
+    let ram = Gfn::from_addr(config.ram_base)..Gfn::from_addr(config.ram_base + config.ram_size);
+    Guest::new(owner, root, Layout { ram, alias: dialect.alias_bit() })
+}
+
+fn check(config: &VmConfig) -> Result<Dialect, Refused> {
+    let dialect = Dialect::from_number(config.dialect).ok_or(Refused::Invalid("unknown dialect"))?;
+    if !(1..=VCPUS_MAX as u64).contains(&config.vcpu_count) {
+        return Err(Refused::Invalid("vCPUs: 1 to 8"));
+    }
+    // The private half of a realm's address space is the smaller one, and plenty.
+    let limit = 1 << (arch::machine::ipa_bits().min(abi::rsi::IPA_BITS.into()) - 1);
+    let inside = |base: u64, size: u64| base.checked_add(size).is_some_and(|end| end <= limit);
+    let aligned = (config.ram_base | config.ram_size).is_multiple_of(abi::BLOCK_SIZE);
+    if config.ram_size == 0 || config.ram_size > GUEST_RAM_MAX || !aligned || !inside(config.ram_base, config.ram_size) {
+        return Err(Refused::Invalid("RAM: whole 2 MiB blocks, at most 64 GiB, below the shared half"));
+    }
+    let ram = config.ram_base..config.ram_base + config.ram_size;
+    let gicr_size = config.vcpu_count * GICR_SIZE;
+    for (base, size) in [(config.gicd_base, GICD_SIZE), (config.gicr_base, gicr_size)] {
+        if !base.is_multiple_of(GICD_SIZE) || !inside(base, size) || loader::overlap(&ram, &(base..base + size)) {
+            return Err(Refused::Invalid("interrupt controller: multiples of 64 KiB outside RAM"));
+        }
+    }
+    let (gicd, gicr) = (config.gicd_base, config.gicr_base);
+    if loader::overlap(&(gicd..gicd + GICD_SIZE), &(gicr..gicr + gicr_size)) {
+        return Err(Refused::Invalid("distributor and redistributors overlap"));
+    }
+    Ok(dialect)
+}
+
+/// Undoes a creation half way. At most [`host::FRAMES_PER_CALL`] frames of metadata have to go back.
+fn give_back(postern: &Postern, memory: &Guest) {
+    postern.core.kill(memory);
+    for _ in 0..2 * host::FRAMES_PER_CALL {
+        if postern.core.reclaim(memory, &mut Budget::new(host::FRAMES_PER_CALL)) == Progress::Done {
+            return;
+        }
+    }
+    log::error!("metadata of a VM that was not created stays with Postern");
+}

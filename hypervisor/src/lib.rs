@@ -1,0 +1,20 @@
+//! Postern: what the hypervisor does with the machine below it and the ownership core beside it.
+//!
+//! `call/` answers calls, one file for each; `vm` and `vcpu` hold what is called upon; `refuse` says no; `boot` gets from
+//! the hand-off to a running host. Everything is a method of [`Postern`], so that tests can have many.
+#![cfg_attr(target_os = "none", no_std)]
+
+pub mod boot;
+pub mod call;
+pub mod counters;
+pub mod crash;
+pub mod log;
+pub mod measure;
+mod place;
+pub mod postern;
+pub mod refuse;
+pub mod vcpu;
+pub mod vm;
+
+pub use postern::Postern;
+pub use refuse::Refused;

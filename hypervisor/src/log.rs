@@ -1,0 +1,104 @@
+//! The log: a ring of text that the host can read, and the console.
+//!
+//! *Errors* and *warnings* are about Postern and its machine and go to the console too, as do the few lines of boot.
+//! Refusals are *debug*: they go to the ring only, because a caller that is refused all day must not be able to keep a
+//! CPU busy with a serial line.
+
+use arch::console;
+use core::fmt::Write;
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use spin::Mutex;
+
+/// Bytes of log text that are kept.
+const RING_SIZE: usize = 16 << 10;
+/// Longest line of the host's that is written in one piece, in bytes.
+const HOST_LINE: usize = 160;
+
+struct Ring {
+    text: [u8; RING_SIZE],
+    /// Bytes ever written; the ring holds the last `RING_SIZE` of them.
+    end: u64,
+}
+
+static RING: Mutex<Ring> = Mutex::new(Ring { text: [0; RING_SIZE], end: 0 });
+
+impl Write for Ring {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        for byte in text.bytes() {
+            self.text[(self.end % RING_SIZE as u64) as usize] = byte;
+            self.end += 1;
+        }
+        Ok(())
+    }
+}
+
+struct Logger;
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= Level::Debug
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let _ = writeln!(RING.lock(), "postern: {}", record.args());
+        if record.level() <= Level::Info {
+            console::write_line(format_args!("postern: {}", record.args()));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Starts logging.
+pub fn init() {
+    // Fails only when a logger is there already, as in a second test.
+    if log::set_logger(&Logger).is_ok() {
+        log::set_max_level(LevelFilter::Debug);
+    }
+}
+
+/// Copies text from `position` on into `words`, eight bytes each, and returns the position after it and the number of
+/// bytes. Text that the ring has lost is skipped.
+pub fn read(position: u64, mut store: impl FnMut(usize, u64)) -> (u64, u64) {
+    let ring = RING.lock();
+    let oldest = ring.end.saturating_sub(RING_SIZE as u64);
+    let start = position.clamp(oldest, ring.end);
+    let count = (ring.end - start).min(abi::FRAME_SIZE);
+    for word in 0..count.div_ceil(8) {
+        let bytes = core::array::from_fn(|byte| {
+            let at = start + word * 8 + byte as u64;
+            if at < ring.end { ring.text[(at % RING_SIZE as u64) as usize] } else { 0 }
+        });
+        store(word as usize, u64::from_le_bytes(bytes));
+    }
+    (start + count, count)
+}
+
+struct HostLine {
+    text: [u8; HOST_LINE],
+    length: usize,
+}
+
+static HOST_LINE_BUFFER: Mutex<[HostLine; loader::fdt::CPUS_MAX]> =
+    Mutex::new([const { HostLine { text: [0; HOST_LINE], length: 0 } }; loader::fdt::CPUS_MAX]);
+
+/// Collects the host's bytes and writes its lines whole, so that they do not mix with others'. Unprintable bytes become
+/// question marks: a terminal must not obey an untrusted host.
+pub fn host_bytes(cpu: usize, bytes: &[u8]) {
+    let mut lines = HOST_LINE_BUFFER.lock();
+    let Some(line) = lines.get_mut(cpu) else { return };
+    for byte in bytes {
+        if *byte != b'\n' {
+            line.text[line.length] = if matches!(byte, b' '..=b'~') { *byte } else { b'?' };
+            line.length += 1;
+        }
+        if *byte == b'\n' || line.length == HOST_LINE {
+            let text = core::str::from_utf8(&line.text[..line.length]).unwrap_or("?");
+            console::write_line(format_args!("{text}"));
+            line.length = 0;
+        }
+    }
+}

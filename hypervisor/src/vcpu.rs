@@ -1,0 +1,210 @@
+//! vCPUs: their page, and what happens between `VCPU_RUN` and its exit reason.
+
+use crate::call::guest::{self, Outcome};
+use crate::postern::Postern;
+use crate::vm::{Vm, ending};
+use abi::host::counter;
+use abi::run::{self, exit, failure};
+use arch::machine::Vcpu;
+use arch::{Abort, Exit, VcpuMask};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use guestmem::{Fault, Machine, Pfn, Visibility};
+use spin::Mutex;
+
+/// Power states of a vCPU, as PSCI sees them.
+pub mod power {
+    /// Off.
+    pub const OFF: u64 = 0;
+    /// Being started by another vCPU.
+    pub const PENDING: u64 = 1;
+    /// On.
+    pub const ON: u64 = 2;
+}
+
+/// A vCPU, in a frame of its VM's metadata.
+#[derive(Debug)]
+pub struct VcpuPage {
+    /// Its number.
+    pub index: usize,
+    /// The frame this is in.
+    pub frame: Pfn,
+    /// The host's run page, pinned.
+    pub run_page: Pfn,
+    /// [`power`].
+    pub power: AtomicU64,
+    /// The host wants it back.
+    pub kicked: AtomicBool,
+    /// Where a realm's host call wants its answer: the structure's address plus one; 0 for nothing.
+    pub host_call: AtomicU64,
+    /// The registers: whoever runs the vCPU holds the lock, so a vCPU cannot run twice.
+    pub own: Mutex<Registers>,
+}
+
+/// A vCPU's registers.
+pub struct Registers(pub Vcpu);
+
+impl core::fmt::Debug for Registers {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        // Never print what is in them: it belongs to the guest.
+        f.write_str("Registers")
+    }
+}
+
+/// Why a run ended, with what the host needs to know of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// See [`exit`] for all of these.
+    Interrupt,
+    /// Waits for an interrupt.
+    Wait,
+    /// Device read: address and size in bytes.
+    MmioRead(u64, u32),
+    /// Device write: address, size in bytes, value.
+    MmioWrite(u64, u32, u64),
+    /// A page is wanted at the address.
+    MemoryFault(u64, Visibility),
+    /// The VM ended as [`ending`] says.
+    Ended(u64),
+    /// The guest started vCPU n.
+    CpuOn(usize),
+    /// This vCPU is off.
+    CpuOff,
+    /// Other vCPUs have interrupts to take.
+    Wake(VcpuMask),
+    /// RSI_HOST_CALL; its words are in the run page already.
+    HostCall,
+    /// The guest cannot go on.
+    Failed(u64),
+    /// Metadata is used up.
+    NeedMeta,
+    /// Postern's pool is used up.
+    NeedPool,
+}
+
+impl Postern {
+    /// Runs the vCPU, whose registers the caller holds, until something needs the host; returns an [`exit`] number.
+    pub fn run(&self, vm: &Vm, page: &VcpuPage, registers: &mut Vcpu) -> u64 {
+        let words = self.core.machine.words(page.run_page);
+        if registers.awaits_read() {
+            registers.complete_read(words[run::MMIO_VALUE].load(Ordering::Relaxed));
+        }
+        self.counters.count(counter::GUEST_ENTRIES);
+        registers.load(&vm.arch.0);
+        let reason = match guest::finish_host_call(self, vm, page, registers) {
+            Some(reason) => reason,
+            None => self.run_loaded(vm, page, registers),
+        };
+        registers.put(&vm.arch.0);
+        self.counters.count(counter::HOST_EXITS);
+        let store = |index: usize, value: u64| words[index].store(value, Ordering::Relaxed);
+        match reason {
+            Reason::Interrupt => exit::INTERRUPT,
+            Reason::Wait => {
+                store(run::DEADLINE, registers.deadline(&vm.arch.0));
+                exit::WAIT
+            }
+            Reason::MmioRead(address, size) => {
+                store(run::ADDRESS, address);
+                store(run::SIZE, size.into());
+                exit::MMIO_READ
+            }
+            Reason::MmioWrite(address, size, value) => {
+                store(run::ADDRESS, address);
+                store(run::SIZE, size.into());
+                store(run::VALUE, value);
+                exit::MMIO_WRITE
+            }
+            Reason::MemoryFault(address, visibility) => {
+                store(run::ADDRESS, address);
+                store(run::SHARED, (visibility == Visibility::Shared).into());
+                exit::MEMORY_FAULT
+            }
+            Reason::Ended(how) => match how {
+                ending::OFF => exit::SYSTEM_OFF,
+                ending::RESET => exit::SYSTEM_RESET,
+                _ => exit::FAILED,
+            },
+            Reason::CpuOn(index) => {
+                store(run::VCPU, index as u64);
+                exit::CPU_ON
+            }
+            Reason::CpuOff => exit::CPU_OFF,
+            Reason::Wake(mask) => {
+                store(run::VCPU_MASK, mask.into());
+                exit::WAKE
+            }
+            Reason::HostCall => exit::HOST_CALL,
+            Reason::Failed(why) => {
+                store(run::FAILURE, why);
+                exit::FAILED
+            }
+            Reason::NeedMeta => exit::NEED_META,
+            Reason::NeedPool => exit::NEED_POOL,
+        }
+    }
+
+    fn run_loaded(&self, vm: &Vm, page: &VcpuPage, registers: &mut Vcpu) -> Reason {
+        loop {
+            if page.kicked.swap(false, Ordering::Acquire) {
+                return Reason::Interrupt;
+            }
+            if !vm.runs() {
+                return Reason::Ended(vm.ending.load(Ordering::Acquire));
+            }
+            let kicks = registers.take_kicks();
+            if kicks != 0 {
+                return Reason::Wake(kicks);
+            }
+            let outcome = match registers.enter(&vm.arch.0) {
+                Exit::Handled => None,
+                Exit::Refused => {
+                    self.counters.count(counter::GUEST_FAULTS);
+                    None
+                }
+                Exit::Interrupt => Some(Reason::Interrupt),
+                Exit::Wait => Some(Reason::Wait),
+                Exit::Call(conduit) => match guest::dispatch(self, vm, page, registers, conduit) {
+                    Outcome::Resume => None,
+                    Outcome::Exit(reason) => Some(reason),
+                },
+                Exit::Abort(abort) => self.abort(vm, registers, abort),
+                Exit::SError { syndrome } => panic!("the machine raised an SError, syndrome {syndrome:#x}"),
+            };
+            if let Some(reason) = outcome {
+                return reason;
+            }
+        }
+    }
+
+    /// A stage-2 fault: memory that is not there, memory that is not memory, or memory through the wrong half.
+    fn abort(&self, vm: &Vm, registers: &mut Vcpu, abort: Abort) -> Option<Reason> {
+        let alias = vm.dialect.alias();
+        let shared = alias != 0 && abort.address & alias != 0;
+        let address = abort.address & !alias;
+        let through = if shared { Visibility::Shared } else { Visibility::Private };
+        if let Some(gfn) = vm.ram(address) {
+            match self.core.fault(&vm.memory, gfn, through) {
+                Fault::Retry => return None,
+                // Fetching from the shared half is an error of the guest's, page or not.
+                Fault::Absent(visibility) if !(shared && abort.fetch) => {
+                    return Some(Reason::MemoryFault(address & !(abi::FRAME_SIZE - 1), visibility));
+                }
+                Fault::Poisoned => {
+                    vm.ending.store(ending::FAILED, Ordering::Release);
+                    return Some(Reason::Failed(failure::POISON));
+                }
+                Fault::Absent(_) | Fault::Wrong | Fault::OutOfRange => {}
+            }
+        } else if (shared || alias == 0) && let Some(access) = abort.access {
+            registers.finish_access(access);
+            return Some(match access.value {
+                Some(value) => Reason::MmioWrite(address, access.size, value),
+                None => Reason::MmioRead(address, access.size),
+            });
+        }
+        // Nothing can answer there: what the guest gets on bare metal is an external abort (DEN0137, RIPAS EMPTY).
+        self.counters.count(counter::GUEST_FAULTS);
+        registers.inject_abort(abort.fetch, abort.write);
+        None
+    }
+}

@@ -1,0 +1,48 @@
+//! The arm64 Linux `Image` header (Linux `Documentation/arch/arm64/booting.rst`, "Call the kernel image").
+
+use crate::BootError;
+
+/// What a loader has to know of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Bytes from a 2 MiB boundary to the first byte of the image.
+    pub text_offset: u64,
+    /// Bytes of memory the image needs from there on, its uninitialised data included.
+    pub size: u64,
+}
+
+/// Reads the header of `file`; `name` is for the error.
+///
+/// # Errors
+/// [`BootError::Image`] when the magic is missing or the sizes cannot be true.
+pub fn parse(file: &[u8], name: &'static str) -> Result<Image, BootError> {
+    let word = |at: usize| file.get(at..at + 8).map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap_or_default()));
+    let magic = file.get(56..60).ok_or(BootError::Image(name))?;
+    let (text_offset, size) = (word(8).ok_or(BootError::Image(name))?, word(16).ok_or(BootError::Image(name))?);
+    // An image size of zero is from kernels older than 3.17; Postern does not guess for them.
+    if magic != b"ARM\x64" || size < file.len() as u64 || size > 1 << 32 || text_offset >= 2 << 20 {
+        return Err(BootError::Image(name));
+    }
+    Ok(Image { text_offset, size })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(size: u64) -> [u8; 64] {
+        let mut bytes = [0; 64];
+        bytes[16..24].copy_from_slice(&size.to_le_bytes());
+        bytes[56..60].copy_from_slice(b"ARM\x64");
+        bytes
+    }
+
+    #[test]
+    fn a_good_header_is_read_and_bad_ones_are_refused() {
+        assert_eq!(parse(&header(4096), "k"), Ok(Image { text_offset: 0, size: 4096 }));
+        assert!(parse(&header(8), "k").is_err(), "smaller than the file");
+        assert!(parse(&header(u64::MAX), "k").is_err(), "absurd");
+        assert!(parse(&header(4096)[..40], "k").is_err(), "cut short");
+        assert!(parse(&[0; 64], "k").is_err(), "no magic");
+    }
+}

@@ -1,0 +1,78 @@
+//! The hand-off from whatever booted Postern: what the device tree says of the machine, the bundle of files that came
+//! as initrd, and the device tree that the host gets to see.
+//!
+//! All of it is untrusted until checked: every function here answers malformed input with a [`BootError`].
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod bundle;
+pub mod cpio;
+pub mod fdt;
+pub mod host_tree;
+pub mod image;
+pub mod layout;
+
+use core::fmt;
+use core::ops::Range;
+
+pub use fdt::Machine;
+
+/// A range of physical addresses in bytes.
+pub type Bytes = Range<u64>;
+
+/// Why Postern cannot boot; each says what to do about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BootError {
+    /// The device tree blob is damaged.
+    DeviceTree,
+    /// The device tree lacks a node or property that Postern needs, or it cannot be understood.
+    Node(&'static str),
+    /// More of something than Postern has room for.
+    TooMany(&'static str),
+    /// Two ranges that must be apart overlap.
+    Overlap(&'static str),
+    /// No initrd, so no bundle with a host to run.
+    NoBundle,
+    /// The bundle is not an uncompressed `newc` cpio archive, or it is cut short.
+    Bundle,
+    /// A file is missing from the bundle.
+    File(&'static str),
+    /// A kernel is not an arm64 Linux `Image`.
+    Image(&'static str),
+    /// Not enough memory.
+    Memory(&'static str),
+    /// The CPU lacks something, or was started in the wrong mode.
+    Cpu(&'static str),
+}
+
+impl fmt::Display for BootError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DeviceTree => write!(f, "the device tree is damaged: boot with the one that firmware made"),
+            Self::Node(what) => write!(f, "the device tree has no usable {what}"),
+            Self::TooMany(what) => write!(f, "the machine has more {what} than this build of Postern can manage"),
+            Self::Overlap(what) => write!(f, "{what} overlap in memory: check the addresses the boot loader uses"),
+            Self::NoBundle => write!(f, "no initrd: pass the bundle that `cargo xtask build` makes as initrd"),
+            Self::Bundle => write!(f, "the initrd is not a complete newc cpio archive: rebuild the bundle"),
+            Self::File(name) => write!(f, "the bundle has no {name}"),
+            Self::Image(name) => write!(f, "{name} is not an arm64 Linux Image, or it is cut short"),
+            Self::Memory(what) => write!(f, "too little memory for {what}"),
+            Self::Cpu(what) => write!(f, "{what}"),
+        }
+    }
+}
+
+/// Whether two ranges have an address in common.
+pub fn overlap(a: &Bytes, b: &Bytes) -> bool {
+    a.start < b.end && b.start < a.end
+}
+
+/// `range` widened to whole frames; `None` when that leaves the address space.
+pub fn whole_frames(range: &Bytes) -> Option<Bytes> {
+    let end = range.end.checked_add(abi::FRAME_SIZE - 1)?;
+    Some(range.start & !(abi::FRAME_SIZE - 1)..end & !(abi::FRAME_SIZE - 1))
+}

@@ -1,0 +1,96 @@
+//! Timer, software and device interrupts.
+
+use crate::world::World;
+use crate::{expect, mailbox, require, smp};
+use alloc::string::String;
+use core::sync::atomic::{AtomicU64, Ordering};
+use payloads::mailbox::command;
+use payloads::{cpu, gic, percpu, psci, timer};
+
+/// How long to wait for something that must come.
+const PATIENCE_MS: u64 = 2000;
+
+/// Waits until `condition` holds; `false` when it does not come true.
+fn eventually(condition: impl Fn() -> bool) -> bool {
+    let end = timer::now() + timer::ticks(PATIENCE_MS);
+    while !condition() {
+        if timer::now() > end {
+            return false;
+        }
+        core::hint::spin_loop();
+    }
+    true
+}
+
+pub fn timer(_: &World) -> Result<(), String> {
+    let area = percpu::this();
+    for round in 0..20 {
+        let before = area.counted(timer::INTID);
+        let deadline = timer::now() + timer::ticks(1);
+        timer::fire_at(deadline);
+        if round % 2 == 0 {
+            cpu::sleep_until(|| area.counted(timer::INTID) != before);
+        } else {
+            require!(eventually(|| area.counted(timer::INTID) != before), "no timer interrupt");
+        }
+        require!(timer::now() >= deadline, "the timer came early");
+        expect!("timer interrupts", area.counted(timer::INTID), before + 1);
+    }
+    Ok(())
+}
+
+pub fn sgi_to_self(_: &World) -> Result<(), String> {
+    let area = percpu::this();
+    for intid in 0..16 {
+        let before = area.counted(intid);
+        gic::send_sgi(intid, cpu::affinity());
+        require!(eventually(|| area.counted(intid) == before + 1), "SGI {intid} did not come");
+    }
+    Ok(())
+}
+
+/// A level interrupt that the host raises comes again and again until it is lowered.
+pub fn device(world: &World) -> Result<(), String> {
+    const INTID: u32 = 40;
+    let area = percpu::this();
+    gic::enable_spi(INTID);
+    let before = area.counted(INTID);
+    mailbox::ask(world, command::INTERRUPT, INTID.into(), 1);
+    require!(eventually(|| area.counted(INTID) >= before + 2), "the interrupt did not come, or only once");
+    mailbox::ask(world, command::INTERRUPT, INTID.into(), 0);
+    timer::delay(1);
+    let after = area.counted(INTID);
+    timer::delay(5);
+    expect!("interrupts after the line was lowered", area.counted(INTID), after);
+    Ok(())
+}
+
+static ANSWERS: AtomicU64 = AtomicU64::new(0);
+
+fn answer(index: usize) {
+    // Woken by the first SGI; answers with one of its own.
+    cpu::sleep_until(|| percpu::this().counted(gic::SGI_WAKE) != 0);
+    ANSWERS.fetch_add(1 << (8 * index), Ordering::AcqRel);
+    gic::send_sgi(2, percpu::affinity(0));
+}
+
+/// Starts every other vCPU, wakes each from WFI with an SGI, is woken by its answer, and sees it off again.
+pub fn other_vcpus(world: &World) -> Result<(), String> {
+    let count = world.machine.cpus.len();
+    let area = percpu::this();
+    for index in 1..count {
+        let affinity = percpu::affinity(index);
+        expect!("affinity before", psci::psci(abi::psci::AFFINITY_INFO, affinity, 0, 0), abi::psci::AFFINITY_OFF);
+        smp::start(index, answer).map_err(|code| alloc::format!("CPU_ON answers {code}"))?;
+        timer::delay(2);
+        let again = psci::cpu_on(affinity, payloads::secondary_entry(), 0);
+        require!(again.is_err_and(|code| code == abi::psci::ALREADY_ON || code == abi::psci::ON_PENDING), "started twice");
+        let before = area.counted(2);
+        gic::send_sgi(gic::SGI_WAKE, affinity);
+        require!(eventually(|| area.counted(2) != before), "vCPU {index} does not answer");
+        let off = || psci::psci(abi::psci::AFFINITY_INFO, affinity, 0, 0) == abi::psci::AFFINITY_OFF;
+        require!(eventually(off), "vCPU {index} does not go off");
+    }
+    expect!("answers", ANSWERS.swap(0, Ordering::AcqRel).count_ones() as usize, count - 1);
+    Ok(())
+}

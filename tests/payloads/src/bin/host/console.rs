@@ -1,0 +1,90 @@
+//! The guest's console: an emulated PL011 whose line is the machine's second UART.
+
+use crate::vm::Vm;
+use alloc::string::String;
+use payloads::pl011::{Effect, Pl011};
+use payloads::{console as uart, say};
+
+/// INTID of the console's interrupt: SPI 1.
+pub const INTID: u32 = 33;
+/// Longest line of guest text that is looked at.
+const LINE: usize = 200;
+
+/// The device and its line.
+pub struct GuestConsole {
+    device: Pl011,
+    /// Registers of the physical UART; zero when the machine has only one.
+    line: u64,
+    level: bool,
+    text: String,
+}
+
+impl GuestConsole {
+    /// A console on the physical UART at `line`.
+    pub fn new(line: u64) -> Self {
+        if line != 0 {
+            uart::uart_init(line);
+        }
+        Self { device: Pl011::new(), line, level: false, text: String::with_capacity(LINE) }
+    }
+
+    /// Moves what was typed into the device.
+    fn take_input(&mut self) {
+        while self.line != 0 && self.device.has_room() {
+            let Some(byte) = uart::uart_get(self.line) else { break };
+            self.device.receive(byte);
+        }
+    }
+
+    fn send(&mut self, byte: u8) {
+        if self.line != 0 {
+            uart::uart_put(self.line, byte);
+        }
+        if byte != b'\n' {
+            if self.text.len() < LINE && byte != b'\r' {
+                self.text.push(byte.into());
+            }
+            return;
+        }
+        // The verdicts of test guests go into the log too, in order with the host's own lines.
+        if self.text.starts_with("guest: ") || self.text.starts_with("bench: ") {
+            say!("{}", self.text);
+        }
+        self.text.clear();
+    }
+}
+
+/// Serves an access to the registers.
+pub fn access(vm: &Vm, offset: u64, write: Option<u64>) -> u64 {
+    let mut console = vm.console.lock();
+    let value = match write {
+        None => {
+            console.take_input();
+            console.device.read(offset).into()
+        }
+        Some(value) => {
+            if let Effect::Send(byte) = console.device.write(offset, value as u32) {
+                console.send(byte);
+            }
+            0
+        }
+    };
+    update(vm, &mut console);
+    value
+}
+
+/// Looks for input; called now and then.
+pub fn poll(vm: &Vm) {
+    if let Some(mut console) = vm.console.try_lock() {
+        console.take_input();
+        update(vm, &mut console);
+    }
+}
+
+fn update(vm: &Vm, console: &mut GuestConsole) {
+    let level = console.device.interrupt();
+    if level != console.level {
+        console.level = level;
+        vm.interrupt(INTID, level);
+    }
+}

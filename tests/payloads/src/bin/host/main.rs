@@ -1,0 +1,76 @@
+//! The test host: what Postern boots at EL1 in the emulator tests. It reads `config` from the bundle, does what its
+//! `mode` says, and ends the session with one line, `POSTERN-END: ok` or the reason.
+#![no_std]
+#![no_main]
+// Reason: bare-metal program; it reads and writes frames it gives away, and every block says why it is sound.
+#![allow(unsafe_code)]
+
+extern crate alloc;
+
+mod bundle;
+mod console;
+mod exits;
+mod frames;
+mod guest_tree;
+mod launch;
+mod mailbox;
+mod memory;
+mod remote;
+mod run;
+mod schedule;
+mod teardown;
+mod vm;
+
+use alloc::string::String;
+use bundle::Bundle;
+use core::fmt::Write;
+use payloads::{Boot, gic, hostcall, psci, say};
+
+payloads::entry!(main, 24 << 20);
+
+fn main(boot: Boot) -> ! {
+    start_log(&boot);
+    let machine = &boot.machine;
+    gic::init(machine.distributor, machine.redistributors);
+    gic::init_cpu();
+    frames::init(&boot);
+    remote::start(machine.cpus.len());
+    let bundle = Bundle::new(machine.initrd.clone());
+    let free = frames::free_bytes() >> 20;
+    say!("host: {} CPUs, {free} MiB free, image at {:#x}", remote::cpus(), boot.image.start);
+    let mode = bundle.config.get("mode").unwrap_or("run");
+    let outcome = match mode {
+        _ if !hostcall::present() => Err(String::from("no hypervisor answers the test host")),
+        "run" => run::run(&bundle, &boot),
+        other => Err(alloc::format!("unknown mode {other} in the bundle's config")),
+    };
+    end(outcome)
+}
+
+fn start_log(boot: &Boot) {
+    if hostcall::present() {
+        payloads::console::use_log();
+    } else if let Some(&uart) = boot.machine.uarts.first() {
+        payloads::console::use_uart(uart);
+    }
+}
+
+/// Prints the line that ends the session and powers the machine off.
+fn end(outcome: Result<(), String>) -> ! {
+    match outcome {
+        Ok(()) => say!("{}ok", abi::bundle::END_MARKER),
+        Err(reason) => say!("{}{reason}", abi::bundle::END_MARKER),
+    }
+    psci::system_off()
+}
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    let mut reason = String::new();
+    let _ = write!(reason, "{}", info.message());
+    if let Some(place) = info.location() {
+        let _ = write!(reason, " at {}:{}", place.file(), place.line());
+    }
+    payloads::console::write_last_line(format_args!("{}the test host failed: {reason}", abi::bundle::END_MARKER));
+    psci::system_off()
+}

@@ -1,0 +1,180 @@
+//! A guest's memory as its VMM sees it: which host frame it has given for which page.
+
+use crate::frames;
+use abi::host;
+use abi::{BLOCK_SIZE, FRAME_SIZE};
+use alloc::vec;
+use alloc::vec::Vec;
+use payloads::hostcall;
+
+const BLOCK_FRAMES: u64 = BLOCK_SIZE / FRAME_SIZE;
+/// Frames that are given at once when Postern asks for more.
+const STEP: u64 = host::FRAMES_PER_CALL;
+
+/// Pages given so far.
+pub struct GuestMemory {
+    handle: u64,
+    base: u64,
+    /// Frame number given for each page, zero when none was.
+    pages: Vec<u32>,
+    /// Pages given in each 2 MiB.
+    filled: Vec<u16>,
+    /// Whether to give 2 MiB at once where possible.
+    blocks: bool,
+    /// Metadata given: address and frames.
+    meta: Vec<(u64, u64)>,
+}
+
+/// Why memory could not be given: a host-call status, or [`OUT_OF_MEMORY`].
+pub type Status = i64;
+/// The host has no free frame left.
+pub const OUT_OF_MEMORY: Status = -100;
+
+impl GuestMemory {
+    /// Nothing given but `meta`.
+    pub fn new(handle: u64, base: u64, size: u64, blocks: bool, meta: (u64, u64)) -> Self {
+        Self {
+            handle,
+            base,
+            pages: vec![0; (size / FRAME_SIZE) as usize],
+            filled: vec![0; (size / BLOCK_SIZE) as usize],
+            blocks,
+            meta: vec![meta],
+        }
+    }
+
+    /// The VM's handle.
+    pub fn handle(&self) -> u64 {
+        self.handle
+    }
+
+    fn page(&self, ipa: u64) -> Option<usize> {
+        let page = (ipa.checked_sub(self.base)? / FRAME_SIZE) as usize;
+        (page < self.pages.len()).then_some(page)
+    }
+
+    /// Host address of the byte at `ipa`, if its page was given.
+    pub fn frame_of(&self, ipa: u64) -> Option<u64> {
+        let frame = *self.pages.get(self.page(ipa)?)?;
+        (frame != 0).then_some(u64::from(frame) * FRAME_SIZE + ipa % FRAME_SIZE)
+    }
+
+    /// All pages given: guest address and frame.
+    pub fn given(&self) -> impl Iterator<Item = (u64, u64)> {
+        let pages = self.pages.iter().enumerate().filter(|(_, frame)| **frame != 0);
+        pages.map(|(page, frame)| (self.base + page as u64 * FRAME_SIZE, u64::from(*frame) * FRAME_SIZE))
+    }
+
+    /// All metadata frames given.
+    pub fn meta(&self) -> impl Iterator<Item = u64> {
+        self.meta.iter().flat_map(|(start, count)| (0..*count).map(move |n| start + n * FRAME_SIZE))
+    }
+
+    /// Gives the page at `ipa`, or the 2 MiB around it when nothing in them was given yet.
+    ///
+    /// # Errors
+    /// The status of Postern's refusal.
+    pub fn populate(&mut self, ipa: u64) -> Result<(), Status> {
+        let page = self.page(ipa).ok_or(host::ADDRESS)?;
+        if self.pages[page] != 0 {
+            return Ok(());
+        }
+        if self.blocks && self.filled[page / BLOCK_FRAMES as usize] == 0 && self.populate_block(page) {
+            return Ok(());
+        }
+        let frame = frames::frame().ok_or(OUT_OF_MEMORY)?;
+        let status = self.insist(|handle| hostcall::vm_donate(handle, frame, ipa & !(FRAME_SIZE - 1), 1));
+        self.settle(page, frame, status)
+    }
+
+    /// Gives 2 MiB; when Postern refuses, say because the guest shares part of them, single pages have to do.
+    fn populate_block(&mut self, page: usize) -> bool {
+        let Some(block) = frames::block() else { return false };
+        let first = page / BLOCK_FRAMES as usize * BLOCK_FRAMES as usize;
+        let ipa = self.base + first as u64 * FRAME_SIZE;
+        if self.insist(|handle| hostcall::vm_donate(handle, block, ipa, BLOCK_FRAMES)) != host::OK {
+            frames::free_block(block);
+            return false;
+        }
+        for n in 0..BLOCK_FRAMES as usize {
+            self.pages[first + n] = (block / FRAME_SIZE) as u32 + n as u32;
+        }
+        self.filled[first / BLOCK_FRAMES as usize] = BLOCK_FRAMES as u16;
+        true
+    }
+
+    /// Gives one page with content, before the VM is sealed.
+    ///
+    /// # Errors
+    /// The status of Postern's refusal.
+    pub fn load(&mut self, ipa: u64, bytes: &[u8]) -> Result<(), Status> {
+        let page = self.page(ipa).ok_or(host::ADDRESS)?;
+        let frame = frames::frame().ok_or(OUT_OF_MEMORY)?;
+        frames::fill(frame, bytes);
+        let status = self.insist(|handle| hostcall::vm_load(handle, frame, ipa));
+        self.settle(page, frame, status)
+    }
+
+    fn settle(&mut self, page: usize, frame: u64, status: Status) -> Result<(), Status> {
+        if status != host::OK {
+            frames::free_frame(frame);
+            return Err(status);
+        }
+        self.pages[page] = (frame / FRAME_SIZE) as u32;
+        self.filled[page / BLOCK_FRAMES as usize] += 1;
+        Ok(())
+    }
+
+    /// Makes a call again after giving the metadata or table pages it lacks.
+    pub fn insist(&mut self, call: impl Fn(u64) -> Status) -> Status {
+        loop {
+            let status = call(self.handle);
+            let more = match status {
+                host::NO_META => self.add_meta(STEP),
+                host::NO_POOL => add_pool(),
+                _ => return status,
+            };
+            if more != host::OK {
+                return more;
+            }
+        }
+    }
+
+    /// Gives `count` frames of metadata.
+    pub fn add_meta(&mut self, mut count: u64) -> Status {
+        while count > 0 {
+            let step = count.min(STEP);
+            let Some(start) = frames::contiguous(step) else { return OUT_OF_MEMORY };
+            let taken = hostcall::vm_donate_meta(self.handle, start, step);
+            let kept = taken.unwrap_or(0).min(step);
+            frames::free_contiguous(start + kept * FRAME_SIZE, step - kept);
+            match taken {
+                Ok(_) => self.meta.push((start, kept)),
+                Err(status) => return status,
+            }
+            count -= step;
+        }
+        host::OK
+    }
+
+    /// Gives all frames back to the host's allocator, once Postern has.
+    pub fn release(&mut self) {
+        for frame in self.pages.iter_mut().filter(|frame| **frame != 0) {
+            frames::free_frame(u64::from(*frame) * FRAME_SIZE);
+            *frame = 0;
+        }
+        self.filled.fill(0);
+        for (start, count) in self.meta.drain(..) {
+            frames::free_contiguous(start, count);
+        }
+    }
+}
+
+/// Gives Postern frames for its pool; they do not come back.
+pub fn add_pool() -> Status {
+    let Some(start) = frames::contiguous(STEP) else { return OUT_OF_MEMORY };
+    let taken = hostcall::pool_topup(start, STEP);
+    let kept = taken.unwrap_or(0).min(STEP);
+    frames::free_contiguous(start + kept * FRAME_SIZE, STEP - kept);
+    taken.err().unwrap_or(host::OK)
+}

@@ -1,0 +1,86 @@
+//! The host's other CPUs: each waits for a job, does it, and waits again.
+
+use alloc::boxed::Box;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use payloads::percpu::{self, CPUS_MAX};
+use payloads::{cpu, gic, say, timer};
+use spin::mutex::SpinMutex;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+static JOBS: [SpinMutex<Option<Job>>; CPUS_MAX] = [const { SpinMutex::new(None) }; CPUS_MAX];
+static BUSY: [AtomicBool; CPUS_MAX] = [const { AtomicBool::new(false) }; CPUS_MAX];
+static CPUS: AtomicUsize = AtomicUsize::new(1);
+
+/// Starts the CPUs of the device tree.
+pub fn start(count: usize) {
+    for index in 1..count.min(CPUS_MAX) {
+        BUSY[index].store(true, Ordering::Release);
+        match payloads::start_cpu(index, main) {
+            Ok(()) => {
+                CPUS.store(index + 1, Ordering::Release);
+                wait(index);
+            }
+            Err(code) => {
+                say!("host: CPU {index} does not start: PSCI code {code}");
+                break;
+            }
+        }
+    }
+}
+
+/// CPUs that run.
+pub fn cpus() -> usize {
+    CPUS.load(Ordering::Acquire)
+}
+
+fn main(index: usize) -> ! {
+    gic::init_cpu();
+    BUSY[index].store(false, Ordering::Release);
+    loop {
+        service_interrupts();
+        // Taken in a statement of its own, so that the lock is free while the job runs.
+        let job = JOBS[index].lock().take();
+        match job {
+            Some(job) => {
+                job();
+                BUSY[index].store(false, Ordering::Release);
+            }
+            None => cpu::wait_for_interrupt(),
+        }
+    }
+}
+
+/// Has `cpu` do `job`; it must be idle.
+pub fn run_on(cpu: usize, job: impl FnOnce() + Send + 'static) {
+    BUSY[cpu].store(true, Ordering::Release);
+    *JOBS[cpu].lock() = Some(Box::new(job));
+    wake(cpu);
+}
+
+/// Waits until `cpu` is idle.
+pub fn wait(cpu: usize) {
+    while BUSY[cpu].load(Ordering::Acquire) {
+        core::hint::spin_loop();
+    }
+}
+
+/// Makes `cpu` take an interrupt.
+pub fn wake(cpu: usize) {
+    gic::send_sgi(gic::SGI_WAKE, percpu::affinity(cpu));
+}
+
+/// Takes all pending interrupts of the calling CPU. The host never unmasks interrupts: it polls between guest runs and
+/// sleeps in WFI, which a pending interrupt ends all the same.
+pub fn service_interrupts() {
+    loop {
+        let intid = gic::acknowledge();
+        if intid >= gic::SPURIOUS {
+            return;
+        }
+        if intid == timer::INTID {
+            timer::stop();
+        }
+        gic::end(intid);
+    }
+}

@@ -1,0 +1,64 @@
+//! `mode=run`: one guest from the bundle, to its end.
+
+use crate::bundle::Bundle;
+use crate::launch::{self, Software};
+use crate::vm::{End, Shape};
+use crate::{schedule, teardown};
+use abi::host::dialect;
+use alloc::format;
+use alloc::string::String;
+use payloads::{Boot, say};
+
+/// The guest that `config` describes: `dialect`, `cpus`, `memory` (bytes), `blocks` (0 for single pages only).
+///
+/// # Errors
+/// A sentence for the user.
+pub fn shape(bundle: &Bundle) -> Result<Shape, String> {
+    let config = &bundle.config;
+    let dialect = match config.get("dialect").unwrap_or("realm") {
+        "realm" => dialect::REALM,
+        "pkvm" => dialect::PKVM,
+        other => return Err(format!("unknown dialect {other} in the bundle's config")),
+    };
+    Ok(Shape {
+        dialect,
+        vcpus: config.number("cpus", 1),
+        memory: config.number("memory", 512 << 20) & !(abi::BLOCK_SIZE - 1),
+        blocks: config.number("blocks", 1) != 0,
+    })
+}
+
+/// The guest software of the bundle.
+///
+/// # Errors
+/// A sentence for the user.
+pub fn software(bundle: &Bundle) -> Result<Software<'static>, String> {
+    Ok(Software {
+        kernel: bundle.file(abi::bundle::GUEST_KERNEL)?,
+        initrd: bundle.optional(abi::bundle::GUEST_INITRD),
+        arguments: bundle.text(abi::bundle::GUEST_CMDLINE),
+        seed: bundle.config.number("seed", 0),
+    })
+}
+
+/// The physical UART for the guest's console: the machine's second one.
+pub fn console_line(boot: &Boot) -> u64 {
+    boot.machine.uarts.iter().copied().max().filter(|_| boot.machine.uarts.len() > 1).unwrap_or(0)
+}
+
+/// Runs the guest, then takes everything back and checks it.
+///
+/// # Errors
+/// A sentence for the session's last line.
+pub fn run(bundle: &Bundle, boot: &Boot) -> Result<(), String> {
+    let shape = shape(bundle)?;
+    let vm = launch::launch(&shape, &software(bundle)?, console_line(boot))?;
+    say!("host: guest {:#x} launched: {} vCPUs, {} MiB", vm.handle, shape.vcpus, shape.memory >> 20);
+    let end = schedule::run(&vm);
+    say!("host: guest ended: {end:?}");
+    let returned = teardown::teardown(&vm);
+    match end {
+        End::Off => returned,
+        _ => Err(end.reason().unwrap_or_default()),
+    }
+}

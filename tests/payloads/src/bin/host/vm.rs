@@ -1,0 +1,167 @@
+//! One protected guest, as its VMM knows it.
+
+use crate::console::GuestConsole;
+use crate::memory::GuestMemory;
+use crate::remote;
+use abi::{host, run};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use payloads::{hostcall, percpu};
+use spin::mutex::SpinMutex;
+
+/// What to make.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// [`abi::host::dialect`].
+    pub dialect: u64,
+    /// vCPUs.
+    pub vcpus: u64,
+    /// Bytes of RAM at [`crate::guest_tree::RAM_BASE`].
+    pub memory: u64,
+    /// Whether faults are served with 2 MiB where possible.
+    pub blocks: bool,
+}
+
+/// How a guest ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It powered off.
+    Off,
+    /// It asked for a reset.
+    Reset,
+    /// Postern stopped it: [`abi::run::failure`].
+    Failed(u64),
+    /// The VMM could not go on.
+    Host(String),
+}
+
+impl End {
+    /// The reason for the session's last line; `None` for a clean end.
+    pub fn reason(&self) -> Option<String> {
+        Some(match self {
+            Self::Off => return None,
+            Self::Reset => String::from("guest reset"),
+            Self::Failed(run::failure::UNRESOLVABLE_FAULT) => {
+                String::from("the guest used an address that nothing can back")
+            }
+            Self::Failed(run::failure::POISON) => String::from("the guest touched failed memory"),
+            Self::Failed(run::failure::ILLEGAL_STATE) => String::from("the guest left the AArch64 state"),
+            Self::Failed(code) => format!("the guest failed with code {code}"),
+            Self::Host(reason) => reason.clone(),
+        })
+    }
+}
+
+/// A virtual CPU.
+pub struct Vcpu {
+    /// Its number.
+    pub index: u64,
+    /// The host CPU that runs it.
+    pub cpu: usize,
+    /// The run page, see [`abi::run`].
+    pub page: u64,
+    /// Whether the guest has switched it on.
+    pub on: AtomicBool,
+    /// Set when it has to be run before its deadline.
+    pub wake: AtomicBool,
+    /// When to run it again, in ticks; zero for at once.
+    pub deadline: AtomicU64,
+}
+
+impl Vcpu {
+    /// Whether there is a reason to run it at `now`.
+    pub fn runnable(&self, now: u64) -> bool {
+        self.on.load(Ordering::Acquire)
+            && (self.wake.load(Ordering::Acquire) || self.deadline.load(Ordering::Relaxed) <= now)
+    }
+
+    /// A word of the run page.
+    pub fn word(&self, index: usize) -> u64 {
+        crate::frames::read(self.page + index as u64 * 8)
+    }
+
+    /// Sets a word of the run page.
+    pub fn set_word(&self, index: usize, value: u64) {
+        crate::frames::write(self.page + index as u64 * 8, value);
+    }
+}
+
+/// A guest.
+pub struct Vm {
+    /// Postern's name for it.
+    pub handle: u64,
+    /// What it is.
+    pub shape: Shape,
+    /// Its memory.
+    pub memory: SpinMutex<GuestMemory>,
+    /// Its console.
+    pub console: SpinMutex<GuestConsole>,
+    /// Its vCPUs.
+    pub vcpus: Vec<Vcpu>,
+    ended: AtomicBool,
+    end: SpinMutex<Option<End>>,
+}
+
+impl Vm {
+    /// A guest without vCPUs.
+    pub fn new(handle: u64, shape: Shape, memory: GuestMemory, console: GuestConsole) -> Self {
+        Self {
+            handle,
+            shape,
+            memory: SpinMutex::new(memory),
+            console: SpinMutex::new(console),
+            vcpus: Vec::new(),
+            ended: AtomicBool::new(false),
+            end: SpinMutex::new(None),
+        }
+    }
+
+    /// Whether it has come to its end.
+    pub fn ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Notes the end, the first one counts, and stops all its vCPUs.
+    pub fn finish(&self, end: End) {
+        let first = {
+            let mut slot = self.end.lock();
+            let first = slot.is_none();
+            slot.get_or_insert(end);
+            first
+        };
+        self.ended.store(true, Ordering::Release);
+        if first {
+            for vcpu in &self.vcpus {
+                self.notify(vcpu.index as usize);
+            }
+        }
+    }
+
+    /// How it ended.
+    pub fn end(&self) -> End {
+        self.end.lock().clone().unwrap_or_else(|| End::Host(String::from("the guest has not ended")))
+    }
+
+    /// Makes vCPU `index` look at its interrupts soon, wherever it is.
+    pub fn notify(&self, index: usize) {
+        let Some(vcpu) = self.vcpus.get(index) else { return };
+        vcpu.wake.store(true, Ordering::Release);
+        if vcpu.cpu != percpu::index() {
+            hostcall::vcpu_kick(self.handle, vcpu.index);
+            remote::wake(vcpu.cpu);
+        }
+    }
+
+    /// Sets the level of a device interrupt.
+    pub fn interrupt(&self, intid: u32, level: bool) {
+        match hostcall::vm_irq(self.handle, intid, level) {
+            Ok(index) if level => self.notify(index as usize),
+            Ok(_) => {}
+            // A dying VM takes no interrupts.
+            Err(host::STATE) if self.ended() => {}
+            Err(status) => self.finish(End::Host(format!("interrupt {intid} refused with status {status}"))),
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! The runtime under the test host and the test guests: boot, exceptions that a program can provoke and survive, paging,
+//! interrupts, time, the console, and typed wrappers around Postern's and the guest dialects' calls.
+//!
+//! Everything runs at EL1 on one address space: an identity map.
+#![cfg_attr(target_os = "none", no_std)]
+// Reason: this is bare-metal code, it talks to registers, page tables and firmware; every block says why it is sound.
+#![allow(unsafe_code)]
+
+extern crate alloc;
+
+pub mod config;
+pub mod mailbox;
+pub mod pl011;
+
+#[cfg(target_os = "none")]
+mod bare;
+#[cfg(target_os = "none")]
+pub use bare::*;

@@ -1,0 +1,258 @@
+//! The emulator scenarios as data: one boot each, a hard timeout, and what must be seen. Ring 4 shows that things work,
+//! ring 5 that attacks and mistakes are refused.
+
+use crate::setup::Dialect;
+
+/// What runs as the guest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Guest {
+    /// Nothing boots but a plain Debian kernel on the bare machine, without Postern.
+    Bare,
+    /// The default Linux of the dialect, with the test initramfs.
+    Linux,
+    /// The tiny Rust guest.
+    Tiny,
+    /// A file that is not a kernel.
+    Garbage,
+}
+
+/// How a scenario has to end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// `POSTERN-END: ok`.
+    Ok,
+    /// `POSTERN-END:` with a reason that contains this.
+    Reason(&'static str),
+    /// The guest's kernel panics with a text that contains this.
+    Panic(&'static str),
+    /// The emulator ends by itself, without Postern's marker.
+    PowerOff,
+}
+
+/// One boot.
+#[derive(Clone, Copy)]
+pub struct Scenario {
+    /// Name for `--only`.
+    pub name: &'static str,
+    /// What it shows, with the tags of `docs/requirements.md`.
+    pub proves: &'static str,
+    /// 4 or 5.
+    pub ring: u8,
+    /// The guest.
+    pub guest: Guest,
+    /// Its ABI.
+    pub dialect: Dialect,
+    /// Its vCPUs.
+    pub cpus: u32,
+    /// Its memory in MiB.
+    pub memory_mib: u64,
+    /// Physical CPUs.
+    pub host_cpus: u32,
+    /// Memory of the machine beyond the guest's, in MiB.
+    pub host_mib: u64,
+    /// `mode` of the test host.
+    pub mode: &'static str,
+    /// More settings for the test host.
+    pub config: &'static [(&'static str, &'static str)],
+    /// Words added to the guest's command line.
+    pub arguments: &'static str,
+    /// Dialogue on the guest's console: when the first text appears, the second is typed.
+    pub dialogue: &'static [(&'static str, &'static str)],
+    /// Texts that must appear on the guest's console.
+    pub console: &'static [&'static str],
+    /// Texts that must appear in the log.
+    pub log: &'static [&'static str],
+    /// Texts that must appear in neither.
+    pub never: &'static [&'static str],
+    /// How it ends.
+    pub end: End,
+    /// Seconds after which it has failed.
+    pub timeout: u64,
+}
+
+/// What a scenario has unless it says otherwise.
+pub const PLAIN: Scenario = Scenario {
+    name: "",
+    proves: "",
+    ring: 4,
+    guest: Guest::Linux,
+    dialect: Dialect::Realm,
+    cpus: 1,
+    memory_mib: 512,
+    host_cpus: 2,
+    host_mib: crate::run::HOST_MIB,
+    mode: "run",
+    config: &[],
+    arguments: "",
+    dialogue: &[],
+    console: &[],
+    log: &[],
+    never: &["guest: FAIL", "attack: FAIL", "WARNING: CPU", "BUG: ", "Oops", "soft lockup", "rcu_sched detected stall"],
+    end: End::Ok,
+    timeout: 120,
+};
+
+const TINY: Scenario =
+    Scenario { guest: Guest::Tiny, memory_mib: 128, console: &["guest: done, ", ", 0 failed"], ..PLAIN };
+
+/// All scenarios.
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "emulator",
+        proves: "the emulator, Debian's kernel and the test initramfs work by themselves",
+        guest: Guest::Bare,
+        arguments: "postern.script=smoke",
+        log: &["postern-guest: up", "postern-guest: status 0"],
+        end: End::PowerOff,
+        ..PLAIN
+    },
+    Scenario {
+        name: "realm-linux",
+        proves: "A6 B1 C1: unmodified Debian runs as a realm, shares its swiotlb pool, works and powers off",
+        arguments: "postern.script=work",
+        console: &["RME: Using RSI version", "postern-guest: up", "work: done on 1 cpu", "postern-guest: status 0"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "realm-linux-4cpu",
+        proves: "the same on four vCPUs and two physical ones",
+        cpus: 4,
+        arguments: "postern.script=work",
+        console: &["RME: Using RSI version", "work: done on 4 cpu", "postern-guest: status 0"],
+        timeout: 180,
+        ..PLAIN
+    },
+    Scenario {
+        name: "realm-shell",
+        proves: "the guest's console carries a dialogue with a shell",
+        dialogue: &[("/ # ", "echo $((6 * 7))-works\n"), ("42-works", "exit\n")],
+        console: &["postern-guest: up", "42-works"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "pkvm-linux",
+        proves: "A6 B1 C1: Linux built with ARM_PKVM_GUEST runs as a pkvm guest, works and powers off",
+        dialect: Dialect::Pkvm,
+        arguments: "postern.script=work",
+        console: &["postern-guest: up", "work: done on 1 cpu", "postern-guest: status 0"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "pkvm-linux-4cpu",
+        proves: "the same on four vCPUs and two physical ones",
+        dialect: Dialect::Pkvm,
+        cpus: 4,
+        arguments: "postern.script=work",
+        console: &["work: done on 4 cpu", "postern-guest: status 0"],
+        timeout: 180,
+        ..PLAIN
+    },
+    Scenario {
+        name: "small-pages",
+        proves: "C6: the host may give memory in 4 KiB pages only",
+        config: &[("blocks", "0")],
+        memory_mib: 256,
+        arguments: "postern.script=smoke",
+        console: &["postern-guest: status 0"],
+        timeout: 180,
+        ..PLAIN
+    },
+    Scenario {
+        name: "functional-realm",
+        proves: "A3 A4 A6 B1 C3 C4 C6: conversions, wiping, timer, SGIs and FP state of a realm, on two vCPUs",
+        cpus: 2,
+        arguments: "test=functional",
+        ..TINY
+    },
+    Scenario {
+        name: "functional-pkvm",
+        proves: "A3 A4 A6 B1 C3 C4 C6: the same for a pkvm guest",
+        dialect: Dialect::Pkvm,
+        cpus: 2,
+        arguments: "test=functional",
+        ..TINY
+    },
+    Scenario {
+        name: "soak",
+        proves: "C5 C9 D2: 100,000 conversions on two CPUs, with audits",
+        mode: "soak",
+        dialect: Dialect::Pkvm,
+        cpus: 2,
+        arguments: "test=soak",
+        console: &[],
+        log: &["soak: done"],
+        timeout: 300,
+        ..TINY
+    },
+    Scenario {
+        name: "hostile-host",
+        proves: "A1 A2 A3 B3 B7 C1 C12 D5 D6: every attack of the host is refused with its documented code",
+        ring: 5,
+        mode: "hostile",
+        config: &[("test", "all")],
+        arguments: "test=idle",
+        console: &[],
+        log: &["attack: done, ", ", 0 failed"],
+        timeout: 180,
+        ..TINY
+    },
+    Scenario {
+        name: "hostile-realm",
+        proves: "B7 C11: a hostile realm harms nobody but itself",
+        ring: 5,
+        cpus: 2,
+        arguments: "test=attacks",
+        ..TINY
+    },
+    Scenario {
+        name: "hostile-pkvm",
+        proves: "B7 C11: a hostile pkvm guest harms nobody but itself",
+        ring: 5,
+        dialect: Dialect::Pkvm,
+        cpus: 2,
+        arguments: "test=attacks",
+        ..TINY
+    },
+    Scenario {
+        name: "guest-panic",
+        proves: "a guest kernel that panics ends the run with its reason, and its memory comes back",
+        ring: 5,
+        arguments: "rdinit=/nowhere root=/dev/nothing panic=1",
+        end: End::Panic("VFS: Unable to mount root fs"),
+        ..PLAIN
+    },
+    Scenario {
+        name: "guest-reset",
+        proves: "a guest that resets is reported as such",
+        ring: 5,
+        arguments: "postern.script=reset",
+        end: End::Reason("guest reset"),
+        ..PLAIN
+    },
+    Scenario {
+        name: "guest-garbage",
+        proves: "a file that is no kernel is refused by the test host",
+        ring: 5,
+        guest: Guest::Garbage,
+        end: End::Reason("kernel"),
+        ..PLAIN
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_well_formed() {
+        for (index, scenario) in ALL.iter().enumerate() {
+            let name = scenario.name;
+            assert!(!name.is_empty() && ALL[..index].iter().all(|other| other.name != name), "{name} is unique");
+            assert!(!scenario.proves.is_empty(), "{name} says what it shows");
+            assert!(matches!(scenario.ring, 4 | 5), "{name} has a ring");
+            assert!(scenario.timeout > 0 && scenario.timeout <= 600, "{name} has a hard timeout");
+            let expects = scenario.end != End::Ok || !scenario.console.is_empty() || !scenario.log.is_empty();
+            assert!(expects, "{name} expects something that cannot come about by itself");
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Plays one scenario in the emulator and judges it.
+
+use crate::bundle::{self, Bundle};
+use crate::machine::{Event, Machine, Session};
+use crate::paths;
+use crate::run::{Bench, default_cmdline};
+use crate::scenarios::{End, Guest, Scenario};
+use crate::setup::Dialect;
+use crate::verdict::Verdict;
+use anyhow::Result;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+/// Everything that was printed.
+#[derive(Default)]
+pub struct Transcript {
+    /// Lines of the hypervisor's and host's log.
+    pub log: String,
+    /// The guest's console.
+    pub console: String,
+}
+
+/// Folder of the transcripts.
+pub fn transcripts() -> PathBuf {
+    paths::target().join("scenarios")
+}
+
+/// Plays a scenario; the error is the one line that says why it failed.
+pub fn play(bench: &Bench, scenario: &Scenario, stop: &AtomicBool) -> Result<(), String> {
+    let machine = machine(bench, scenario).map_err(|error| format!("{error:#}"))?;
+    let (transcript, verdict) = boot(bench, &machine, scenario, stop).map_err(|error| format!("{error:#}"))?;
+    let folder = transcripts();
+    let _ = fs::create_dir_all(&folder);
+    let _ = fs::write(folder.join(format!("{}.log", scenario.name)), &transcript.log);
+    let _ = fs::write(folder.join(format!("{}.console", scenario.name)), &transcript.console);
+    judge(scenario, &transcript, &verdict)
+}
+
+/// Packs the bundle of a scenario.
+pub fn machine(bench: &Bench, scenario: &Scenario) -> Result<Machine> {
+    let linux = |dialect| bench.kernel(dialect).map(PathBuf::from);
+    let mut machine = Machine {
+        kernel: bench.images.postern.clone(),
+        initrd: bench.initrd.clone(),
+        cpus: scenario.host_cpus,
+        memory_mib: scenario.memory_mib + scenario.host_mib,
+        count_instructions: false,
+        append: None,
+    };
+    if scenario.guest == Guest::Bare {
+        machine.kernel = linux(Dialect::Realm)?;
+        machine.append = Some(format!("console=ttyAMA0 {}", scenario.arguments));
+        return Ok(machine);
+    }
+    let mut bundle = Bundle { host: bench.images.payload("host")?, ..Bundle::default() };
+    bundle.set("mode", scenario.mode);
+    bundle.set("dialect", scenario.dialect.name());
+    bundle.set("cpus", scenario.cpus);
+    bundle.set("memory", scenario.memory_mib << 20);
+    for (key, value) in scenario.config {
+        bundle.set(key, value);
+    }
+    let words = |base: &str| Some(format!("{base} {}", scenario.arguments).trim().to_owned());
+    bundle.kernel = Some(match scenario.guest {
+        Guest::Linux => {
+            bundle.initrd = Some(bench.initrd.clone());
+            bundle.cmdline = words(default_cmdline(scenario.dialect));
+            linux(scenario.dialect)?
+        }
+        Guest::Garbage => {
+            let file = paths::bare().join("garbage");
+            bundle::write_if_changed(&file, &[0x5a; 8192])?;
+            file
+        }
+        _ => {
+            bundle.cmdline = words("");
+            bench.images.payload("guest")?
+        }
+    });
+    if scenario.mode == "demo" {
+        bundle.extra.push(("guest/tiny".into(), bench.images.payload("guest")?));
+    }
+    machine.initrd = bundle.write(scenario.name)?;
+    Ok(machine)
+}
+
+fn boot(bench: &Bench, machine: &Machine, scenario: &Scenario, stop: &AtomicBool) -> Result<(Transcript, Verdict)> {
+    let mut transcript = Transcript::default();
+    let session = Session::start(&bench.emulator, machine)?;
+    let keyboard = session.keyboard();
+    let mut dialogue = scenario.dialogue.iter();
+    let mut next = dialogue.next();
+    // Where on the console the next text is looked for: each answer is to a new question.
+    let mut seen = 0;
+    let verdict = session.follow(Some(Duration::from_secs(scenario.timeout)), stop, |event, _| {
+        match event {
+            Event::Log(line) => {
+                transcript.log.push_str(line);
+                transcript.log.push('\n');
+            }
+            Event::Console(bytes) => transcript.console.push_str(&String::from_utf8_lossy(bytes)),
+            Event::ConsoleLine(_) => {}
+        }
+        if let Some((question, answer)) = next
+            && let Some(at) = transcript.console[seen..].find(question)
+        {
+            seen += at + question.len();
+            keyboard.type_in(answer.as_bytes());
+            next = dialogue.next();
+        }
+        true
+    });
+    if let Some((question, _)) = next {
+        transcript.log.push_str(&format!("(the console never said {question:?})\n"));
+    }
+    Ok((transcript, verdict))
+}
+
+/// What speaks against a scenario having passed.
+fn judge(scenario: &Scenario, transcript: &Transcript, verdict: &Verdict) -> Result<(), String> {
+    let ended_well = match (scenario.end, verdict) {
+        (End::Ok, Verdict::Ok) => true,
+        (End::Reason(text), Verdict::Ended(reason)) => reason.contains(text),
+        (End::Panic(text), Verdict::Panic(reason)) => reason.contains(text),
+        (End::PowerOff, Verdict::Died(reason)) => !reason.starts_with("exit") && !reason.starts_with("signal"),
+        _ => false,
+    };
+    let forbidden = |text: &&&str| transcript.log.contains(**text) || transcript.console.contains(**text);
+    if let Some(text) = scenario.never.iter().find(forbidden) {
+        let all = transcript.log.lines().chain(transcript.console.lines());
+        let line = all.into_iter().find(|line| line.contains(text)).unwrap_or(text);
+        return Err(format!("printed: {}", line.trim()));
+    }
+    if !ended_well {
+        return Err(verdict.to_string());
+    }
+    if let Some(text) = scenario.console.iter().find(|text| !transcript.console.contains(**text)) {
+        return Err(format!("the guest's console never said {text:?}"));
+    }
+    if let Some(text) = scenario.log.iter().find(|text| !transcript.log.contains(**text)) {
+        return Err(format!("the log never said {text:?}"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenarios::ALL;
+
+    #[test]
+    fn a_scenario_passes_only_with_all_it_expects() {
+        let scenario = ALL.iter().find(|s| s.name == "functional-realm").unwrap();
+        let transcript = |console: &str| Transcript { log: String::new(), console: console.into() };
+        let good = transcript("guest: pass a\nguest: done, 1 passed, 0 failed\n");
+        assert_eq!(judge(scenario, &good, &Verdict::Ok), Ok(()));
+        assert!(judge(scenario, &transcript(""), &Verdict::Ok).is_err(), "silence is no pass");
+        assert!(judge(scenario, &good, &Verdict::Timeout(9)).is_err());
+        assert!(judge(scenario, &good, &Verdict::Crash(vec!["x".into()])).is_err());
+        assert!(judge(scenario, &good, &Verdict::Ended("guest reset".into())).is_err());
+        let bad = transcript("guest: FAIL a: because\nguest: done, 1 passed, 0 failed\n");
+        assert_eq!(judge(scenario, &bad, &Verdict::Ok), Err("printed: guest: FAIL a: because".into()));
+    }
+}

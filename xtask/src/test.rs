@@ -1,0 +1,324 @@
+//! `cargo xtask test`: all rings, from formatting to hostile hosts in the emulator.
+
+use crate::lint;
+use crate::paths;
+use crate::progress::Step;
+use crate::run::Bench;
+use crate::scenarios::{self, Scenario};
+use crate::setup::{self, Cache, Dialect};
+use crate::stage;
+use crate::terminal;
+use anyhow::{Result, bail};
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Which tests to run.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct Options {
+    /// Only the checks and scenarios whose name is, or starts with, this.
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
+    /// Only this ring: 1 tables, records and properties, 2 interleavings, 3 call handlers and fuzz seeds, 4 emulator, 5
+    /// attacks in the emulator.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=5))]
+    ring: Option<u8>,
+    /// List everything there is and what it shows; run nothing.
+    #[arg(long)]
+    list: bool,
+    /// Emulators at a time.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=2))]
+    jobs: u64,
+}
+
+impl Options {
+    fn wants(&self, name: &str, ring: u8) -> bool {
+        self.only.as_ref().is_none_or(|only| name.starts_with(only.as_str())) && self.ring.is_none_or(|r| r == ring)
+    }
+}
+
+/// How many things were tested.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Count {
+    passed: u64,
+    failed: u64,
+}
+
+impl Count {
+    fn add(&mut self, other: Count) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+}
+
+/// A check that runs on this machine, without an emulator.
+struct Check {
+    name: &'static str,
+    proves: &'static str,
+    ring: u8,
+    run: fn(&Step) -> Result<Count, String>,
+}
+
+const CHECKS: &[Check] = &[
+    Check { name: "format", proves: "the code is formatted as rustfmt does it", ring: 1, run: format },
+    Check {
+        name: "lint",
+        proves: "house rules: architecture code in its place, file lengths, no addresses",
+        ring: 1,
+        run: house_rules,
+    },
+    Check { name: "clippy", proves: "no warnings in what builds for this machine", ring: 1, run: clippy },
+    Check { name: "clippy-bare", proves: "no warnings in what builds for bare metal", ring: 1, run: clippy_bare },
+    Check { name: "unit", proves: "unit, table, model and property tests of all crates", ring: 1, run: unit },
+    Check { name: "loom", proves: "the record locks and counters under all interleavings", ring: 2, run: loom },
+    Check {
+        name: "handlers",
+        proves: "call handlers on the fake machine, fuzz targets with fixed seeds",
+        ring: 3,
+        run: handlers,
+    },
+];
+
+/// Runs the tests; the last line on standard output is `N passed, N failed`.
+pub fn run(options: &Options) -> Result<()> {
+    let checks: Vec<_> = CHECKS.iter().filter(|c| options.wants(c.name, c.ring)).collect();
+    let scenarios: Vec<_> = scenarios::ALL.iter().filter(|s| options.wants(s.name, s.ring)).collect();
+    if checks.is_empty() && scenarios.is_empty() {
+        bail!("no test has this name; `cargo xtask test --list` shows all");
+    }
+    if options.list {
+        let all = checks.iter().map(|c| (c.ring, c.name, c.proves));
+        for (ring, name, proves) in all.chain(scenarios.iter().map(|s| (s.ring, s.name, s.proves))) {
+            println!("{ring}  {name:<18} {proves}");
+        }
+        return Ok(());
+    }
+    let stop = terminal::stop_flag();
+    let mut count = Count::default();
+    for check in checks {
+        if !stop.load(Ordering::Relaxed) {
+            count.add(run_check(check));
+        }
+    }
+    if !scenarios.is_empty() && !stop.load(Ordering::Relaxed) {
+        match Bench::prepare(&dialects(&scenarios)) {
+            Ok(bench) => count.add(run_scenarios(&bench, &scenarios, options.jobs, &stop)),
+            Err(error) => {
+                report("FAIL", "set-up", &format!("{error:#}"), Duration::ZERO);
+                count.failed += scenarios.len() as u64;
+            }
+        }
+    }
+    println!("{} passed, {} failed", count.passed, count.failed);
+    if stop.load(Ordering::Relaxed) {
+        bail!("interrupted");
+    }
+    if count.failed > 0 {
+        bail!("{} failed (transcripts of scenarios are in {})", count.failed, stage::transcripts().display());
+    }
+    Ok(())
+}
+
+fn dialects(scenarios: &[&Scenario]) -> Vec<Dialect> {
+    use scenarios::Guest;
+    let boots = |s: &&&Scenario| matches!(s.guest, Guest::Linux | Guest::Bare);
+    let wanted = |dialect| scenarios.iter().filter(boots).any(|s| s.dialect == dialect);
+    [Dialect::Realm, Dialect::Pkvm].into_iter().filter(|dialect| wanted(*dialect)).collect()
+}
+
+fn report(verdict: &str, name: &str, text: &str, time: Duration) {
+    println!("{verdict}  {name:<18} {text} ({:.1} s)", time.as_secs_f32());
+}
+
+fn run_check(check: &Check) -> Count {
+    let started = Instant::now();
+    let step = Step::start(check.name);
+    let result = (check.run)(&step);
+    drop(step);
+    match result {
+        Ok(count) => {
+            let verdict = if count.failed == 0 { "pass" } else { "FAIL" };
+            let text = format!("{} ({} passed, {} failed)", check.proves, count.passed, count.failed);
+            report(
+                verdict,
+                check.name,
+                if count.passed + count.failed > 1 { &text } else { check.proves },
+                started.elapsed(),
+            );
+            count
+        }
+        Err(reason) => {
+            report("FAIL", check.name, &reason, started.elapsed());
+            Count { passed: 0, failed: 1 }
+        }
+    }
+}
+
+/// Plays scenarios, at most `jobs` at a time.
+fn run_scenarios(bench: &Bench, scenarios: &[&Scenario], jobs: u64, stop: &AtomicBool) -> Count {
+    let queue = Mutex::new(scenarios.iter().collect::<VecDeque<_>>());
+    let total = Mutex::new(Count::default());
+    let step = Step::start("scenarios");
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                while let Some(scenario) = queue.lock().expect("no panics here").pop_front() {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    step.note(scenario.name);
+                    let started = Instant::now();
+                    let result = stage::play(bench, scenario, stop);
+                    let mut count = total.lock().expect("no panics here");
+                    let (verdict, text) = match &result {
+                        Ok(()) => ("pass", scenario.proves),
+                        Err(reason) => ("FAIL", reason.as_str()),
+                    };
+                    count.add(Count { passed: result.is_ok().into(), failed: result.is_err().into() });
+                    step.hidden(|| report(verdict, scenario.name, text, started.elapsed()));
+                    step.advance(count.passed + count.failed, scenarios.len() as u64);
+                }
+            });
+        }
+    });
+    total.into_inner().expect("no panics here")
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(arguments).current_dir(paths::root());
+    cargo
+}
+
+const ONE: Count = Count { passed: 1, failed: 0 };
+
+fn format(step: &Step) -> Result<Count, String> {
+    execute(cargo(&["fmt", "--all", "--check"]), step).map(|_| ONE)
+}
+
+fn clippy(step: &Step) -> Result<Count, String> {
+    execute(cargo(&["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"]), step).map(|_| ONE)
+}
+
+fn clippy_bare(step: &Step) -> Result<Count, String> {
+    let toolchain = Cache::open().and_then(|cache| setup::toolchain::find(&cache)).map_err(|e| format!("{e:#}"))?;
+    let mut command = cargo(&["clippy", "--quiet", "--release", "--package", "hypervisor", "--package", "payloads"]);
+    command.arg("--target-dir").arg(paths::bare());
+    toolchain.apply(&mut command);
+    command.args(["--", "-D", "warnings"]);
+    execute(command, step).map(|_| ONE)
+}
+
+fn unit(step: &Step) -> Result<Count, String> {
+    tests(cargo(&["test", "--no-fail-fast", "--workspace", "--exclude", "payloads", "--exclude", "tests"]), step)
+}
+
+fn handlers(step: &Step) -> Result<Count, String> {
+    tests(cargo(&["test", "--no-fail-fast", "--package", "tests"]), step)
+}
+
+fn loom(step: &Step) -> Result<Count, String> {
+    let mut command = cargo(&["test", "--release", "--package", "guestmem", "--test", "loom"]);
+    // Loom's atomics replace the real ones everywhere in this build, which therefore has a folder of its own.
+    command.env("RUSTFLAGS", "--cfg loom").arg("--target-dir").arg(paths::target().join("loom"));
+    tests(command, step)
+}
+
+fn house_rules(step: &Step) -> Result<Count, String> {
+    let findings = lint::check().map_err(|error| format!("{error:#}"))?;
+    for warning in &findings.warnings {
+        step.println(&format!("      note: {warning}"));
+    }
+    for error in &findings.errors {
+        step.println(&format!("      {error}"));
+    }
+    match findings.errors.len() {
+        0 => Ok(ONE),
+        n => Err(format!("{n} violations, the first: {}", findings.errors[0])),
+    }
+}
+
+/// Runs `cargo test` and counts its tests.
+fn tests(command: Command, step: &Step) -> Result<Count, String> {
+    match execute(command, step) {
+        Ok(output) => Ok(counted(&output)),
+        Err(reason) => {
+            let count = counted(&reason);
+            // A build that fails has counted nothing.
+            if count.failed > 0 { Ok(count) } else { Err(reason.lines().next().unwrap_or_default().to_owned()) }
+        }
+    }
+}
+
+/// Sums the `test result:` lines of cargo.
+fn counted(output: &str) -> Count {
+    let mut count = Count::default();
+    for line in output.lines().filter_map(|line| line.trim().strip_prefix("test result: ")) {
+        let number = |what: &str| -> u64 {
+            let part = line.split(['.', ';']).find_map(|part| part.trim().strip_suffix(what));
+            part.and_then(|n| n.trim().parse().ok()).unwrap_or(0)
+        };
+        count.add(Count { passed: number("passed"), failed: number("failed") });
+    }
+    count
+}
+
+/// Runs a command without input. The error is its first error line, then all its output; the output is shown as well.
+fn execute(mut command: Command, step: &Step) -> Result<String, String> {
+    let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = started.map_err(|error| format!("{} does not start: {error}", command.get_program().display()))?;
+    let errors = child.stderr.take().expect("piped");
+    let text = Mutex::new(String::new());
+    let collect = |stream: &mut dyn BufRead| {
+        for line in stream.lines().map_while(Result::ok) {
+            step.note(line.trim());
+            let mut text = text.lock().expect("no panics here");
+            text.push_str(&line);
+            text.push('\n');
+        }
+    };
+    let output = child.stdout.take().expect("piped");
+    std::thread::scope(|scope| {
+        scope.spawn(|| collect(&mut BufReader::new(errors)));
+        collect(&mut BufReader::new(output));
+    });
+    let text = text.into_inner().expect("no panics here");
+    match child.wait() {
+        Ok(status) if status.success() => Ok(text),
+        Ok(status) => {
+            step.println(&text);
+            let interesting =
+                |line: &&str| line.starts_with("error") || line.starts_with("Diff in") || line.contains("panicked");
+            Err(format!("{}\n{text}", text.lines().find(interesting).unwrap_or(&format!("ended with {status}"))))
+        }
+        Err(error) => Err(error.to_string()),
+    }
+    .map_err(|reason| if reason.is_empty() { "failed".into() } else { reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_summed() {
+        let output = "test result: ok. 14 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\
+                      noise\ntest result: FAILED. 3 passed; 2 failed; 1 ignored; 0 measured\n";
+        assert_eq!(counted(output), Count { passed: 17, failed: 2 });
+        assert_eq!(counted("error: could not compile"), Count::default());
+    }
+
+    #[test]
+    fn names_are_unique_and_selected_by_prefix_and_ring() {
+        let names: Vec<_> = CHECKS.iter().map(|c| c.name).chain(scenarios::ALL.iter().map(|s| s.name)).collect();
+        for (index, name) in names.iter().enumerate() {
+            assert!(!names[..index].contains(name), "{name}");
+        }
+        let options = Options { only: Some("realm".into()), ring: Some(4), ..Options::default() };
+        assert!(options.wants("realm-linux", 4));
+        assert!(!options.wants("realm-linux", 5) && !options.wants("pkvm-linux", 4));
+    }
+}
