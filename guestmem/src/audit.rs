@@ -64,6 +64,14 @@ const BLOCKS: u64 = 0;
 const HOST: u64 = 1;
 const GUESTS: u64 = 2;
 
+/// What a table has to hold for a frame.
+#[derive(Clone, Copy)]
+enum Expected {
+    Nothing,
+    Mark,
+    Leaf(Attrs),
+}
+
 type Vms<'a, 'g> = &'a dyn Fn(OwnerId) -> Option<&'g Guest>;
 
 impl<M: Machine> Core<M> {
@@ -147,23 +155,22 @@ impl<M: Machine> Core<M> {
     /// Host entries of a block against its records.
     fn audit_host_block(&self, block: &Block<'_, M>, audit: &mut Audit) {
         let Some(slot) = block.host_slot() else { return };
-        let first = block.first();
-        let slot = Self::read(slot.load(Ordering::Acquire), BLOCK_LEVEL);
-        let identity = Slot::Leaf(first, Attrs::Ram);
-        match (block.whole(), slot) {
-            (Some(record), slot) => {
-                let expected = if record.host_may_access() { identity } else { Slot::Empty };
-                audit.check(slot == expected, Violation::Host(first));
+        let (first, entry) = (block.first(), slot.load(Ordering::Acquire));
+        match (block.whole(), Self::read(entry, BLOCK_LEVEL)) {
+            (Some(record), _) => {
+                let expected = if record.host_may_access() { Expected::Leaf(Attrs::Ram) } else { Expected::Nothing };
+                audit.check(entry == Self::expected(expected, first, BLOCK_LEVEL), Violation::Host(first));
             }
             (None, Slot::Table(table)) => {
                 for (index, entry) in self.machine.words(table).iter().enumerate() {
-                    let frame = first.offset(index as u64);
-                    let entry = Self::read(entry.load(Ordering::Acquire), PAGE_LEVEL);
-                    let record = block.record(frame);
-                    let fits = match record.state {
-                        State::Absent => entry == Slot::Empty || entry == Slot::Leaf(frame, Attrs::Device),
-                        _ if record.host_may_access() => entry == Slot::Leaf(frame, Attrs::Ram),
-                        _ => entry == Slot::Empty,
+                    let (frame, entry) = (first.offset(index as u64), entry.load(Ordering::Acquire));
+                    let is = |expected| entry == Self::expected(expected, frame, PAGE_LEVEL);
+                    let fits = match block.record(frame) {
+                        Record { state: State::Absent, .. } => {
+                            is(Expected::Nothing) || is(Expected::Leaf(Attrs::Device))
+                        }
+                        record if record.host_may_access() => is(Expected::Leaf(Attrs::Ram)),
+                        _ => is(Expected::Nothing),
                     };
                     audit.check(fits, Violation::Host(frame));
                 }
@@ -184,22 +191,15 @@ impl<M: Machine> Core<M> {
         if record.state == State::Meta || vm.check_live().is_err() {
             return;
         }
-        let private = Slot::Leaf(frame, Attrs::Ram);
         let (in_private, in_alias) = match (record.state, vm.layout().alias) {
-            (State::Private, _) | (State::Shared, None) => (private, Slot::Empty),
-            (State::Shared, Some(_)) => (Slot::Marked(frame), Slot::Leaf(frame, Attrs::SharedRam)),
-            _ => (Slot::Marked(frame), Slot::Empty),
+            (State::Private, _) | (State::Shared, None) => (Expected::Leaf(Attrs::Ram), Expected::Nothing),
+            (State::Shared, Some(_)) => (Expected::Mark, Expected::Leaf(Attrs::SharedRam)),
+            _ => (Expected::Mark, Expected::Nothing),
         };
         let gfn = record.gfn;
-        let fits = |number: u64, expected: Slot| {
-            if frames == BLOCK_FRAMES && self.block_entry(vm, number) == expected {
-                return true;
-            }
-            (0..frames).all(|index| self.page_entry(vm, number + index) == expected.further(index))
-        };
-        audit.check(fits(gfn.get(), in_private), Violation::Guest(frame));
+        audit.check(self.holds(vm, gfn.get(), frame, frames, in_private), Violation::Guest(frame));
         let Some(alias) = vm.alias(gfn) else { return };
-        audit.check(fits(alias, in_alias), Violation::Guest(frame));
+        audit.check(self.holds(vm, alias, frame, frames, in_alias), Violation::Guest(frame));
         let wanted = match record.state {
             State::Private | State::Closing => Visibility::Private,
             State::Shared | State::Opening => Visibility::Shared,
@@ -209,20 +209,29 @@ impl<M: Machine> Core<M> {
         audit.check(as_wanted, Violation::Wanted(owner, gfn));
     }
 
-    /// What a VM's tables hold for a 2 MiB block of its address space, if it is one thing.
-    fn block_entry(&self, vm: &Guest, number: u64) -> Slot {
-        let slot = self.slot(vm.root(), number, BLOCK_LEVEL);
-        slot.map_or(Slot::Empty, |slot| Self::read(slot.load(Ordering::Acquire), BLOCK_LEVEL))
+    /// The entry that stands for what is expected of `frame`. Whole entries are compared, not what they decode to.
+    fn expected(expected: Expected, frame: Pfn, level: u32) -> u64 {
+        match expected {
+            Expected::Nothing => 0,
+            Expected::Mark => Self::mark(frame),
+            Expected::Leaf(attrs) => M::Format::leaf(frame.addr(), level, attrs),
+        }
     }
 
-    /// What a VM's tables hold for a page of its address space.
-    fn page_entry(&self, vm: &Guest, number: u64) -> Slot {
-        match self.block_entry(vm, number) {
-            Slot::Table(table) => match self.entry(table, number) {
-                Some(entry) => Self::read(entry.load(Ordering::Acquire), PAGE_LEVEL),
-                None => Slot::Empty,
-            },
-            whole => whole.further(number % BLOCK_FRAMES),
+    /// Whether a VM's tables hold what is expected of `frames` frames at `number` of its address space.
+    fn holds(&self, vm: &Guest, number: u64, frame: Pfn, frames: u64, expected: Expected) -> bool {
+        let slot = self.slot(vm.root(), number, BLOCK_LEVEL);
+        let entry = slot.map_or(0, |slot| slot.load(Ordering::Acquire));
+        match Self::read(entry, BLOCK_LEVEL) {
+            Slot::Table(table) => (0..frames).all(|index| {
+                let entry = self.entry(table, number + index).map_or(0, |entry| entry.load(Ordering::Acquire));
+                entry == Self::expected(expected, frame.offset(index), PAGE_LEVEL)
+            }),
+            // One entry for the block that the frame is part of.
+            _ => {
+                let first = Pfn::new(frame.get().wrapping_sub(number % BLOCK_FRAMES));
+                entry == Self::expected(expected, first, BLOCK_LEVEL)
+            }
         }
     }
 
@@ -243,13 +252,13 @@ impl<M: Machine> Core<M> {
                     self.audit_host_entry(table, index, frame.offset(index * BLOCK_FRAMES), audit);
                 }
             }
-            slot => self.audit_device(slot, frame, 1 << level_shift(1), audit),
+            _ => self.audit_device(slot, 1, frame, audit),
         }
     }
 
     fn audit_host_entry(&self, table: Pfn, index: u64, frame: Pfn, audit: &mut Audit) {
-        let Some(slot) = self.entry(table, index) else { return };
-        let slot = Self::read(slot.load(Ordering::Acquire), BLOCK_LEVEL);
+        let Some(entry) = self.entry(table, index) else { return };
+        let slot = Self::read(entry.load(Ordering::Acquire), BLOCK_LEVEL);
         if let Slot::Table(pages) = slot {
             audit.check(self.lookup(pages).state == State::Postern, Violation::Table(pages));
         }
@@ -261,21 +270,21 @@ impl<M: Machine> Core<M> {
             Slot::Empty => {}
             Slot::Table(pages) => {
                 for page in 0..512 {
-                    let Some(slot) = self.entry(pages, page) else { return };
-                    let slot = Self::read(slot.load(Ordering::Acquire), PAGE_LEVEL);
-                    if slot != Slot::Empty {
-                        self.audit_device(slot, frame.offset(page), 1, audit);
+                    let Some(entry) = self.entry(pages, page) else { return };
+                    if entry.load(Ordering::Acquire) != 0 {
+                        self.audit_device(entry, PAGE_LEVEL, frame.offset(page), audit);
                     }
                 }
             }
-            slot => self.audit_device(slot, frame, BLOCK_FRAMES, audit),
+            _ => self.audit_device(entry, BLOCK_LEVEL, frame, audit),
         }
     }
 
-    fn audit_device(&self, slot: Slot, frame: Pfn, frames: u64, audit: &mut Audit) {
-        let end = frame.offset(frames).get();
+    fn audit_device(&self, entry: &AtomicU64, level: u32, frame: Pfn, audit: &mut Audit) {
+        let end = frame.get() + (1 << level_shift(level));
         let ram = self.regions().iter().any(|&(first, past)| frame.get() < past && first < end);
-        audit.check(slot == Slot::Leaf(frame, Attrs::Device) && !ram, Violation::Host(frame));
+        let device = Self::expected(Expected::Leaf(Attrs::Device), frame, level);
+        audit.check(entry.load(Ordering::Acquire) == device && !ram, Violation::Host(frame));
     }
 
     /// One 2 MiB block of a VM's address space, in either half. Returns the next one.
@@ -332,17 +341,6 @@ impl<M: Machine> Core<M> {
             let record = self.lookup(base.offset(index));
             let justified = (record.owner, record.gfn) == (Some(vm.id()), gfn.offset(index));
             audit.check(justified, Violation::Stray(vm.id(), number + index));
-        }
-    }
-}
-
-impl Slot {
-    /// What a 2 MiB entry says of the page `index` pages into it.
-    fn further(self, index: u64) -> Self {
-        match self {
-            Self::Leaf(base, attrs) => Self::Leaf(base.offset(index), attrs),
-            Self::Marked(base) => Self::Marked(base.offset(index)),
-            other => other,
         }
     }
 }

@@ -97,6 +97,25 @@ impl<M: Machine> Core<M> {
         Ok(core)
     }
 
+    /// A copy over a copied machine. The summaries are leaked.
+    #[cfg(any(test, feature = "fake"))]
+    pub(crate) fn fork(&self, machine: M) -> Self {
+        let copy = |word: &AtomicU64| AtomicU64::new(word.load(Ordering::Relaxed));
+        let summaries: Vec<_> = self.summaries.iter().map(copy).collect();
+        Self {
+            machine,
+            regions: self.regions,
+            region_count: self.region_count,
+            spans: self.spans,
+            span_count: self.span_count,
+            summaries: summaries.leak(),
+            pool: self.pool.fork(),
+            host_root: copy(&self.host_root),
+            postern_frames: copy(&self.postern_frames),
+            tally: self.tally.fork(),
+        }
+    }
+
     fn take_regions(&mut self, regions: &[Range<Pfn>]) -> Result<(), BootError> {
         if regions.is_empty() {
             return Err(BootError::NoMemory);

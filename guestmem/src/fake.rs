@@ -235,6 +235,22 @@ pub fn guest<F: TableFormat>(core: &Core<Fake<F>>, id: u16, layout: Layout, meta
     vm
 }
 
+/// A copy of a machine with its database and VMs, for tests that try several futures. Only while nothing else uses it.
+pub fn fork<F: TableFormat>(core: &Core<Fake<F>>, vms: &[&Guest]) -> (Core<Fake<F>>, Vec<Guest>) {
+    let regions: Vec<_> = core.machine.regions.iter().map(|(region, _)| region.clone()).collect();
+    let machine = Fake::new(&regions);
+    for (from, to) in core.machine.regions.iter().zip(&machine.regions) {
+        for (from, to) in from.1.iter().zip(&to.1) {
+            if let Some(words) = from.get() {
+                let copy = std::array::from_fn(|index| AtomicU64::new(words[index].load(Ordering::Relaxed)));
+                let _ = to.set(Box::new(copy));
+            }
+        }
+    }
+    *machine.tlb.lock().unwrap() = core.machine.tlb.lock().unwrap().clone();
+    (core.fork(machine), vms.iter().map(|vm| vm.fork()).collect())
+}
+
 /// Translations in the TLB that no record justifies, as text.
 pub fn stale<F: TableFormat>(core: &Core<Fake<F>>, vms: &[&Guest]) -> Vec<String> {
     let mut found = Vec::new();

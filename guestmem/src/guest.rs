@@ -299,4 +299,24 @@ impl Guest {
     pub(crate) fn count(&self, counter: usize, frame: Pfn, frames: u64) {
         self.tally.add(counter, frame.get() / BLOCK_FRAMES, frames);
     }
+
+    #[cfg(any(test, feature = "fake"))]
+    pub(crate) fn fork(&self) -> Self {
+        let copy = |word: &AtomicU64| AtomicU64::new(word.load(Ordering::Relaxed));
+        Self {
+            id: self.id,
+            root: self.root,
+            layout: self.layout.clone(),
+            structure: copy(&self.structure),
+            life: copy(&self.life),
+            root_given: copy(&self.root_given),
+            cursor: copy(&self.cursor),
+            meta: self.meta.fork(),
+            spare: self.spare.fork(),
+            meta_frames: copy(&self.meta_frames),
+            loading: copy(&self.loading),
+            bitmap: copy(&self.bitmap),
+            tally: self.tally.fork(),
+        }
+    }
 }

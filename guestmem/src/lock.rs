@@ -122,6 +122,12 @@ impl FrameList {
         self.take::<1>(machine, 0).map(|[frame]| frame)
     }
 
+    #[cfg(any(test, feature = "fake"))]
+    pub(crate) fn fork(&self) -> Self {
+        let copy = |word: &AtomicU64| AtomicU64::new(word.load(Ordering::Relaxed));
+        Self { head: copy(&self.head), len: copy(&self.len) }
+    }
+
     /// Forgets the frames: their owner takes them back by other means.
     pub(crate) fn forget(&self) {
         acquire(&self.head, HEAD_LOCK, Rank::List);

@@ -28,4 +28,13 @@ impl Tally {
     pub(crate) fn sum(&self, counter: usize) -> u64 {
         self.0.iter().fold(0, |sum, shard| sum.wrapping_add(shard.0[counter].load(Ordering::Relaxed)))
     }
+
+    #[cfg(any(test, feature = "fake"))]
+    pub(crate) fn fork(&self) -> Self {
+        let shard = |index: usize| {
+            let counter = |counter: usize| AtomicU64::new(self.0[index].0[counter].load(Ordering::Relaxed));
+            Shard(core::array::from_fn(counter))
+        };
+        Self(core::array::from_fn(shard))
+    }
 }

@@ -35,7 +35,7 @@ impl<F: TableFormat> World<F> {
     pub fn with_pool(pool: u64) -> Self {
         let regions = vec![pfns(RAM_START..RAM_START + BLOCKS * BLOCK_FRAMES)];
         let core = fake::boot::<F>(&regions, pool);
-        Self { core, regions, used_meta: std::cell::Cell::new(128) }
+        Self { core, regions, used_meta: std::cell::Cell::new((pool + 4).next_multiple_of(2)) }
     }
 
     /// A frame of the host in block 1.
@@ -73,8 +73,10 @@ impl<F: TableFormat> World<F> {
         self.guest(id, Some(ALIAS), 32)
     }
 
-    pub fn donate(&self, vm: &Guest, frame: Pfn, gfn: Gfn) -> Result<Progress, Refusal> {
-        self.core.donate(vm, frame, gfn, Size::Page, &mut Budget::new(1))
+    /// Donates a page, which always takes one call.
+    pub fn donate(&self, vm: &Guest, frame: Pfn, gfn: Gfn) -> Result<(), Refusal> {
+        assert_eq!(self.core.donate(vm, frame, gfn, Size::Page, &mut Budget::new(1))?, Progress::Done);
+        Ok(())
     }
 
     /// Donates a block, in as many calls as it takes.

@@ -11,10 +11,21 @@ pub const COMMAND: u64 = 16;
 /// The result.
 pub const RESULT: u64 = 24;
 
+/// Write: lowers the line of the interrupt written.
+pub const LOWER: u64 = 32;
+
 /// Result: the host's access raised an exception.
 pub const FAULT: u64 = 0xfa17_fa17_fa17_fa17;
 /// Result: unknown command, or the host has given nothing at that address.
 pub const NOTHING: u64 = 0xdead_dead_dead_dead;
+
+/// Seed of the pattern in the victim's general registers while it exits; its vectors have the next seed's.
+pub const VICTIM_SEED: u64 = 0xbeef_cafe;
+
+/// What the guest of the demonstration writes: `Hi, host`.
+pub const GREETING: u64 = u64::from_le_bytes(*b"Hi, host");
+/// What the host answers, eight bytes further on: `Hi guest`.
+pub const ANSWER: u64 = u64::from_le_bytes(*b"Hi guest");
 
 /// What the host can be asked to do.
 pub mod command {
@@ -32,4 +43,14 @@ pub mod command {
     pub const INTERRUPT: u64 = 6;
     /// Run an audit: the number of violations.
     pub const AUDIT: u64 = 7;
+    /// The victim is ready to be attacked.
+    pub const READY: u64 = 8;
+    /// Demonstration: a page is shared and holds [`super::GREETING`] and the answer is expected in it.
+    pub const DEMO_SHARED: u64 = 9;
+    /// Demonstration: what the guest read as an answer.
+    pub const DEMO_ANSWER: u64 = 10;
+    /// Demonstration: the page is private again.
+    pub const DEMO_UNSHARED: u64 = 11;
+    /// Demonstration: how many words of the page were not zero after it was taken back.
+    pub const DEMO_RESIDUE: u64 = 12;
 }

@@ -36,7 +36,7 @@ pub fn kernel(cache: &Cache) -> Result<PathBuf> {
     cache.piece("kernel/pkvm-guest", &recipe, |staging| {
         let tools = Tools::find(cache)?;
         let workshop = cache.workshop("pkvm")?;
-        let (source, origin) = source(cache, &workshop)?;
+        let (source, origin) = source(cache, &tools, &workshop)?;
         let image = build(&tools, &source, &workshop.join("out"), &config)?;
         fs::copy(image, staging)?;
         remove(&workshop)?;
@@ -45,7 +45,7 @@ pub fn kernel(cache: &Cache) -> Result<PathBuf> {
 }
 
 /// Unpacks the kernel source, unless an interrupted build left it.
-fn source(cache: &Cache, workshop: &Path) -> Result<(PathBuf, String)> {
+fn source(cache: &Cache, tools: &Tools, workshop: &Path) -> Result<(PathBuf, String)> {
     let marker = workshop.join("source-complete");
     if let Ok(text) = fs::read_to_string(&marker)
         && let Some((folder, origin)) = text.split_once('\n')
@@ -62,9 +62,9 @@ fn source(cache: &Cache, workshop: &Path) -> Result<(PathBuf, String)> {
     let archive = packed.join(format!("usr/src/{package}.tar.xz"));
     remove(&workshop.join(&package))?;
     step.note("unpacking (1.8 GB)");
-    let status = Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(workshop).stdin(Stdio::null()).status()?;
+    let status = tools.command("tar").arg("-xf").arg(&archive).arg("-C").arg(workshop).stdin(Stdio::null()).status()?;
     if !status.success() {
-        bail!("{} cannot be unpacked (are xz-utils installed and 3 GB free in {}?)", package, workshop.display());
+        bail!("{package} cannot be unpacked (are 3 GB free in {}?)", workshop.display());
     }
     remove(&packed)?;
     fs::write(marker, format!("{package}\n{origin}"))?;

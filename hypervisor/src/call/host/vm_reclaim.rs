@@ -4,7 +4,6 @@ use super::{Call, DONE, MORE, Reply};
 use crate::{Postern, Refused};
 use abi::host::{self, vm_state};
 use guestmem::{Budget, Progress};
-use spin::Once;
 
 /// See [`host::VM_RECLAIM`].
 pub const CALL: Call = Call {
@@ -24,15 +23,12 @@ fn run(postern: &Postern, [handle, ..]: [u64; 6]) -> Result<Reply, Refused> {
     let vm = slot.as_mut().ok_or(Refused::NoSuch("VM"))?;
     vm.expect(vm_state::DYING, "the VM is not destroyed")?;
     for vcpu in &mut vm.vcpus {
-        let Some((frame, run_page)) = vcpu.get().map(|page| (page.frame, page.run_page)) else { continue };
-        // The lock on the slot says that nobody uses the reference; from here on nobody can get it.
-        *vcpu = Once::new();
-        for result in [postern.core.unpin(run_page), postern.core.free_meta(&vm.memory, frame)] {
-            if let Err(refusal) = result {
-                log::error!("a vCPU's frame does not go back: {refusal:?}");
-            }
+        // The lock on the slot says that nobody uses the reference; from here on nobody can get it, and the frame it
+        // points to is wiped with the rest of the metadata.
+        let Some(run_page) = core::mem::take(vcpu).get().map(|page| page.run_page) else { continue };
+        if let Err(refusal) = postern.core.unpin(run_page) {
+            log::error!("a run page does not go back: {refusal:?}");
         }
-        return Ok(MORE);
     }
     match postern.core.reclaim(&vm.memory, &mut Budget::new(FRAMES)) {
         Progress::More => Ok(MORE),

@@ -3,6 +3,7 @@
 
 use super::{gic, percpu};
 use core::arch::{asm, global_asm};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 // Vector offsets: Arm ARM D1.3.1; only exceptions from EL1 with SP_EL1 can happen here.
 global_asm!(
@@ -200,12 +201,26 @@ pub(super) fn install() {
     };
 }
 
+/// What to call for each interrupt; zero for nothing.
+static HANDLER: AtomicUsize = AtomicUsize::new(0);
+
+/// Has `handler` called with the INTID of each interrupt, between its acknowledgement and its end.
+pub fn on_interrupt(handler: fn(u32)) {
+    HANDLER.store(handler as usize, Ordering::Release);
+}
+
 extern "C" fn irq() {
     let intid = gic::acknowledge();
     if intid < gic::SPURIOUS {
         percpu::this().count(intid);
         if intid == super::timer::INTID {
             super::timer::stop();
+        }
+        let handler = HANDLER.load(Ordering::Acquire);
+        if handler != 0 {
+            // SAFETY: only `on_interrupt` stores there, functions of this type.
+            let handler: fn(u32) = unsafe { core::mem::transmute(handler) };
+            handler(intid);
         }
         gic::end(intid);
     }

@@ -15,47 +15,47 @@ fn measure(count: u64, mut work: impl FnMut(u64)) -> u64 {
     (timer::now() - start) / count
 }
 
-/// All measurements.
-pub fn run(world: &World) {
-    const COUNT: u64 = 256;
-    let call = |function| {
-        move |_| {
-            core::hint::black_box(smccc::hvc(smccc::call(function, 0, 0, 0)));
-        }
-    };
-    if world.is_realm() {
-        let version = |_| {
-            core::hint::black_box(realm::version(abi::rsi::VERSION_1_0));
-        };
-        say!("bench: realm-call {}", measure(COUNT, version));
-    } else {
-        say!("bench: hypercall {}", measure(COUNT, call(abi::pkvm::FEATURES)));
-    }
-    let pages = world.pages(COUNT, BLOCK_SIZE);
-    say!("bench: first-touch {}", measure(COUNT, |n| write(pages + n * FRAME_SIZE, 1)));
-    if world.is_realm() {
-        let convert = |n: u64| {
-            let page = pages + n * FRAME_SIZE;
-            realm::ipa_state_set(page, page + FRAME_SIZE, abi::rsi::RIPAS_EMPTY, 0);
-            realm::ipa_state_set(page, page + FRAME_SIZE, abi::rsi::RIPAS_RAM, 0);
-        };
-        say!("bench: realm-share-unshare {}", measure(COUNT, convert));
-    } else {
-        let convert = |n: u64| {
-            calls::share(pages + n * FRAME_SIZE);
-            calls::unshare(pages + n * FRAME_SIZE);
-        };
-        say!("bench: share-unshare {}", measure(COUNT, convert));
-    }
-    block(world);
-    say!("bench: mmio-write {}", measure(COUNT, |n| write64(BASE + world.alias + ARGUMENT, n)));
+/// What a realm's measurements are called, to tell them from those of a pKVM guest.
+fn prefix(world: &World) -> &'static str {
+    if world.is_realm() { "realm-" } else { "" }
 }
 
-/// Conversion of 2 MiB that is all there, to shared and back.
-fn block(world: &World) {
-    let count = BLOCK_SIZE / FRAME_SIZE;
+/// The measurements on single pages.
+pub fn run(world: &World) {
+    const COUNT: u64 = 256;
+    let name = prefix(world);
+    say!("bench: {name}hypercall {}", measure(COUNT, |_| cheapest_call(world)));
+    let pages = world.pages(COUNT, BLOCK_SIZE);
+    say!("bench: {name}first-touch {}", measure(COUNT, |n| write(pages + n * FRAME_SIZE, 1)));
+    say!("bench: {name}share-unshare {}", measure(COUNT, |n| share_unshare(world, pages + n * FRAME_SIZE)));
+    say!("bench: {name}mmio-write {}", measure(COUNT, |n| write64(BASE + world.alias + ARGUMENT, n)));
+    say!("bench: {name}timer-read {}", measure(COUNT, |_| core::hint::black_box(())));
+}
+
+fn cheapest_call(world: &World) {
+    if world.is_realm() {
+        core::hint::black_box(realm::version(abi::rsi::VERSION_1_0));
+    } else {
+        core::hint::black_box(smccc::hvc(smccc::call(abi::pkvm::FEATURES, 0, 0, 0)));
+    }
+}
+
+/// One page of a kind that is there already, opened and closed.
+fn share_unshare(world: &World, page: u64) {
+    let failed = if world.is_realm() {
+        let to = |state| realm::ipa_state_set(page, page + FRAME_SIZE, state, 0)[0] != abi::rsi::SUCCESS;
+        to(abi::rsi::RIPAS_EMPTY) | to(abi::rsi::RIPAS_RAM)
+    } else {
+        calls::share(page) != 0 || calls::unshare(page) != 0
+    };
+    assert!(!failed, "a conversion was refused");
+}
+
+/// Conversion of 2 MiB that came as one block, to shared and back; and its first touch.
+pub fn blocks(world: &World) {
+    let (name, count) = (prefix(world), BLOCK_SIZE / FRAME_SIZE);
     let start = world.pages(count, BLOCK_SIZE);
-    (0..count).for_each(|n| write(start + n * FRAME_SIZE, n));
+    say!("bench: {name}first-touch-2m {}", measure(1, |_| write(start, 1)));
     let before = timer::now();
     let shared = world.share(start, count);
     let between = timer::now();
@@ -64,6 +64,6 @@ fn block(world: &World) {
     if shared.is_err() || back.is_err() || read(start) != 0 {
         say!("guest: FAIL bench: conversion of 2 MiB: {shared:?} {back:?}");
     }
-    say!("bench: share-2m {}", between - before);
-    say!("bench: unshare-2m {}", after - between);
+    say!("bench: {name}share-2m {}", between - before);
+    say!("bench: {name}unshare-2m {}", after - between);
 }

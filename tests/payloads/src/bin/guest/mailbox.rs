@@ -2,7 +2,7 @@
 
 use crate::world::World;
 use payloads::gic::{read64, write64};
-use payloads::mailbox::{ARGUMENT, BASE, COMMAND, RESULT, VALUE, command};
+use payloads::mailbox::{ARGUMENT, BASE, COMMAND, LOWER, RESULT, VALUE, command};
 
 /// Has the host execute a command.
 pub fn ask(world: &World, number: u64, argument: u64, value: u64) -> u64 {
@@ -11,6 +11,12 @@ pub fn ask(world: &World, number: u64, argument: u64, value: u64) -> u64 {
     write64(device + VALUE, value);
     write64(device + COMMAND, number);
     read64(device + RESULT)
+}
+
+/// Has the host lower an interrupt line; for an interrupt handler, which may come in the middle of [`ask`], so it uses a
+/// register of its own.
+pub fn lower(alias: u64, intid: u32) {
+    write64(BASE + alias + LOWER, intid.into());
 }
 
 /// What the host reads in the frame behind a guest address.

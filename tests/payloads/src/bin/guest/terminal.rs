@@ -1,7 +1,15 @@
 //! Tests that end the guest; each by its own name, and the host says how it ended.
 
-use crate::world::World;
-use payloads::{attempt, cpu, psci, say, timer};
+use crate::mailbox;
+use crate::world::{World, read, write};
+use payloads::mailbox::{BASE, GREETING, RESULT, VICTIM_SEED, command};
+use payloads::registers::{self, General, Vector};
+use payloads::{attempt, cpu, gic, psci, say, timer};
+
+/// What the victim writes into the page that it shares.
+const SHARED_MARK: u64 = 0x0b11_c000_0b11_c001;
+/// What the guest of the demonstration keeps to itself.
+const SECRET: u64 = 0x5ec2_e700_5ec2_e701;
 
 /// Runs the terminal test `name`; `false` when there is none of that name.
 pub fn run(world: &World, name: &str) -> bool {
@@ -13,6 +21,8 @@ pub fn run(world: &World, name: &str) -> bool {
         "vectors-nowhere" => vectors_nowhere(),
         "stack-in-device" => stack_in_device(world),
         "spin" => spin(),
+        "victim" => victim(world),
+        "demo" => demo(world),
         "aarch32" => aarch32(),
         _ => return false,
     }
@@ -56,6 +66,55 @@ fn stack_in_device(world: &World) {
     unsafe {
         core::arch::asm!("mov sp, {0}", "udf #0", in(reg) payloads::mailbox::BASE + world.alias + 0x800, options(noreturn))
     };
+}
+
+/// Holds private and shared pages and exits again and again, all registers full of a pattern.
+fn victim(world: &World) {
+    let (private, shared) = (world.page(), world.page());
+    (0..512).for_each(|n| write(private + n * 8, VICTIM_SEED ^ n << 32));
+    match world.share(shared, 1) {
+        Ok(address) => write(address, SHARED_MARK),
+        Err(code) => say!("guest: FAIL victim: share answers {code}"),
+    }
+    cpu::mask_interrupts();
+    let general: General = registers::pattern(VICTIM_SEED);
+    let vectors: Vector = registers::pattern(VICTIM_SEED + 1);
+    registers::load_vectors(&vectors);
+    mailbox::ask(world, command::READY, 0, 0);
+    loop {
+        timer::fire_at(timer::now() + timer::ticks(1));
+        registers::around_wfi(&general);
+        while gic::acknowledge_and_end() {}
+        let mut load = general;
+        load[1] = BASE + world.alias + RESULT;
+        registers::around_load(&load);
+        if registers::store_vectors() != vectors {
+            say!("guest: FAIL victim: the FP registers changed");
+        }
+    }
+}
+
+/// One page: opened to the host, written and read by both sides, and closed again.
+fn demo(world: &World) {
+    let page = world.page();
+    write(page, SECRET);
+    let shared = match world.share(page, 1) {
+        Ok(shared) => shared,
+        Err(code) => return say!("guest: FAIL demo: share answers {code}"),
+    };
+    write(shared, GREETING);
+    mailbox::ask(world, command::DEMO_SHARED, page, 0);
+    mailbox::ask(world, command::DEMO_ANSWER, page, read(shared + 8));
+    if let Err(code) = world.unshare(page, 1) {
+        return say!("guest: FAIL demo: unshare answers {code}");
+    }
+    let residue = (0..512).filter(|n| read(page + n * 8) != 0).count();
+    mailbox::ask(world, command::DEMO_RESIDUE, page, residue as u64);
+    write(page, SECRET);
+    mailbox::ask(world, command::DEMO_UNSHARED, page, 0);
+    if read(page) != SECRET {
+        say!("guest: FAIL demo: the secret has changed");
+    }
 }
 
 /// Never gives the CPU back.

@@ -6,6 +6,9 @@ use core::ops::Range;
 use loader::cpio;
 use payloads::config::Config;
 
+/// The tiny test guest, beside the guest that a user runs.
+pub const TINY_GUEST: &str = "guest/tiny";
+
 /// The archive and its settings.
 pub struct Bundle {
     archive: &'static [u8],
@@ -38,6 +41,14 @@ impl Bundle {
     /// A sentence for the user.
     pub fn file(&self, name: &str) -> Result<&'static [u8], String> {
         self.optional(name).ok_or_else(|| format!("the bundle has no {name}"))
+    }
+
+    /// The tiny test guest: `guest/tiny`, or the guest's kernel when there is no other.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub fn tiny_guest(&self) -> Result<&'static [u8], String> {
+        self.file(TINY_GUEST).or_else(|_| self.file(abi::bundle::GUEST_KERNEL))
     }
 
     /// A text file without its final line break; empty when missing.

@@ -17,6 +17,10 @@ pub struct GuestConsole {
     line: u64,
     level: bool,
     text: String,
+    /// Lines `guest: FAIL` so far.
+    failures: u64,
+    /// The guest is paused when a line contains this.
+    watch: Option<&'static str>,
 }
 
 impl GuestConsole {
@@ -25,7 +29,17 @@ impl GuestConsole {
         if line != 0 {
             uart::uart_init(line);
         }
-        Self { device: Pl011::new(), line, level: false, text: String::with_capacity(LINE) }
+        Self { device: Pl011::new(), line, level: false, text: String::with_capacity(LINE), failures: 0, watch: None }
+    }
+
+    /// Pauses the guest when it writes a line that contains `text`.
+    pub fn watch(&mut self, text: &'static str) {
+        self.watch = Some(text);
+    }
+
+    /// How many failures a test guest has reported.
+    pub fn failures(&self) -> u64 {
+        self.failures
     }
 
     /// Moves what was typed into the device.
@@ -36,7 +50,8 @@ impl GuestConsole {
         }
     }
 
-    fn send(&mut self, byte: u8) {
+    /// Sends a byte; whether it ended the line that is watched for.
+    fn send(&mut self, byte: u8) -> bool {
         if self.line != 0 {
             uart::uart_put(self.line, byte);
         }
@@ -44,13 +59,19 @@ impl GuestConsole {
             if self.text.len() < LINE && byte != b'\r' {
                 self.text.push(byte.into());
             }
-            return;
+            return false;
         }
         // The verdicts of test guests go into the log too, in order with the host's own lines.
         if self.text.starts_with("guest: ") || self.text.starts_with("bench: ") {
             say!("{}", self.text);
         }
+        self.failures += u64::from(self.text.starts_with("guest: FAIL"));
+        let seen = self.watch.is_some_and(|watched| self.text.contains(watched));
+        if seen {
+            self.watch = None;
+        }
         self.text.clear();
+        seen
     }
 }
 
@@ -63,8 +84,10 @@ pub fn access(vm: &Vm, offset: u64, write: Option<u64>) -> u64 {
             console.device.read(offset).into()
         }
         Some(value) => {
-            if let Effect::Send(byte) = console.device.write(offset, value as u32) {
-                console.send(byte);
+            if let Effect::Send(byte) = console.device.write(offset, value as u32)
+                && console.send(byte)
+            {
+                vm.pause();
             }
             0
         }

@@ -19,8 +19,13 @@ pub enum Next {
 /// Runs `vcpu` once.
 pub fn run_once(vm: &Vm, vcpu: &Vcpu) -> Next {
     let reply = hostcall::vcpu_run(vm.handle, vcpu.index);
-    match reply.status {
-        host::OK => exit(vm, vcpu, reply.values[0]),
+    handle(vm, vcpu, reply.status, reply.values[0])
+}
+
+/// Does what the answer of a run asks for.
+pub fn handle(vm: &Vm, vcpu: &Vcpu, status: i64, reason: u64) -> Next {
+    match status {
+        host::OK => exit(vm, vcpu, reason),
         host::BUSY => Next::Yield,
         status => {
             if !vm.ended() {

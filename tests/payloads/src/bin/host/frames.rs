@@ -3,7 +3,7 @@
 use abi::{BLOCK_SIZE, FRAME_SIZE};
 use alloc::vec::Vec;
 use core::ops::Range;
-use payloads::Boot;
+use payloads::{Boot, hostcall, say};
 use spin::mutex::SpinMutex;
 
 struct Free {
@@ -92,6 +92,14 @@ pub fn contiguous(count: u64) -> Option<u64> {
 /// Gives a frame back.
 pub fn free_frame(frame: u64) {
     FREE.lock().singles.push(frame);
+}
+
+/// Gives a frame back that was Postern's for a while; one that is not the host's again is left out, and said to be.
+pub fn free_returned(frame: u64) {
+    match hostcall::frame_state(frame) {
+        abi::host::frame::HOST => free_frame(frame),
+        state => say!("host: frame {frame:#x} is lost, its state is {state}"),
+    }
 }
 
 /// Gives a block back.

@@ -74,7 +74,7 @@ pub fn launch(shape: &Shape, software: &Software<'_>, console_line: u64) -> Resu
     let mut memory = create(shape, metadata_frames(shape)).map_err(|status| format!("VM_CREATE answers {status}"))?;
     let entry = load(shape, software, &mut memory)?;
     let handle = memory.handle();
-    let mut vm = Vm::new(handle, *shape, memory, GuestConsole::new(console_line));
+    let mut vm = Vm::new(handle, memory, GuestConsole::new(console_line));
     for index in 0..shape.vcpus {
         let vcpu = create_vcpu(&vm, index)?;
         vm.vcpus.push(vcpu);

@@ -2,11 +2,12 @@
 //!
 //! Registers of eight bytes: two arguments, a command (its write does the work), the result.
 
+use crate::demo;
 use crate::vm::{Vcpu, Vm};
 use abi::run;
 use payloads::exception;
 use payloads::hostcall;
-use payloads::mailbox::{ARGUMENT, COMMAND, FAULT, NOTHING, RESULT, VALUE, command};
+use payloads::mailbox::{ARGUMENT, COMMAND, FAULT, LOWER, NOTHING, RESULT, VALUE, command};
 
 pub use payloads::mailbox::BASE;
 
@@ -25,6 +26,7 @@ pub fn access(vm: &Vm, offset: u64, write: Option<u64>) -> u64 {
             let (argument, operand) = (slot(0).load(Ordering::Relaxed), slot(1).load(Ordering::Relaxed));
             slot(RESULT_SLOT).store(execute(vm, value, argument, operand), Ordering::Relaxed);
         }
+        (LOWER, Some(value)) => vm.interrupt(value as u32, false),
         (RESULT, None) => return slot(RESULT_SLOT).load(Ordering::Relaxed),
         _ => {}
     }
@@ -43,7 +45,12 @@ fn execute(vm: &Vm, number: u64, argument: u64, operand: u64) -> u64 {
             vm.interrupt(argument as u32, operand != 0);
             0
         }
+        (command::READY, _) => {
+            vm.set_ready();
+            0
+        }
         (command::AUDIT, _) => hostcall::audit().unwrap_or(FAULT),
+        (command::DEMO_SHARED..=command::DEMO_RESIDUE, _) => demo::step(vm, number, argument, operand),
         _ => NOTHING,
     }
 }

@@ -7,8 +7,12 @@
 
 extern crate alloc;
 
+mod attacks;
+mod bench;
 mod bundle;
 mod console;
+mod demo;
+mod endings;
 mod exits;
 mod frames;
 mod guest_tree;
@@ -18,6 +22,7 @@ mod memory;
 mod remote;
 mod run;
 mod schedule;
+mod soak;
 mod teardown;
 mod vm;
 
@@ -42,6 +47,11 @@ fn main(boot: Boot) -> ! {
     let outcome = match mode {
         _ if !hostcall::present() => Err(String::from("no hypervisor answers the test host")),
         "run" => run::run(&bundle, &boot),
+        "soak" => soak::run(&bundle, &boot),
+        "endings" => endings::run(&bundle, &boot),
+        "demo" => demo::run(&bundle, &boot),
+        "bench" => bench::run(&bundle, &boot),
+        "hostile" => attacks::run(&bundle, &boot),
         other => Err(alloc::format!("unknown mode {other} in the bundle's config")),
     };
     end(outcome)

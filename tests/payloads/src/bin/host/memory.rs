@@ -157,15 +157,15 @@ impl GuestMemory {
         host::OK
     }
 
-    /// Gives all frames back to the host's allocator, once Postern has.
+    /// Gives all frames back to the host's allocator, once Postern has given them back to the host.
     pub fn release(&mut self) {
         for frame in self.pages.iter_mut().filter(|frame| **frame != 0) {
-            frames::free_frame(u64::from(*frame) * FRAME_SIZE);
+            frames::free_returned(u64::from(*frame) * FRAME_SIZE);
             *frame = 0;
         }
         self.filled.fill(0);
         for (start, count) in self.meta.drain(..) {
-            frames::free_contiguous(start, count);
+            (0..count).for_each(|n| frames::free_returned(start + n * FRAME_SIZE));
         }
     }
 }

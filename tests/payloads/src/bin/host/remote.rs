@@ -1,9 +1,10 @@
 //! The host's other CPUs: each waits for a job, does it, and waits again.
 
 use alloc::boxed::Box;
+use alloc::string::String;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use payloads::percpu::{self, CPUS_MAX};
-use payloads::{cpu, gic, say, timer};
+use payloads::{cpu, gic, psci, say, timer};
 use spin::mutex::SpinMutex;
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -49,6 +50,35 @@ fn main(index: usize) -> ! {
             None => cpu::wait_for_interrupt(),
         }
     }
+}
+
+/// Switches the last CPU off: its affinity. `None` when there is only one.
+pub fn park_one() -> Option<u64> {
+    let last = cpus() - 1;
+    if last == 0 {
+        return None;
+    }
+    let affinity = percpu::affinity(last);
+    run_on(last, || {
+        psci::cpu_off();
+    });
+    while psci::psci(abi::psci::AFFINITY_INFO, affinity, 0, 0) != abi::psci::AFFINITY_OFF {
+        core::hint::spin_loop();
+    }
+    Some(affinity)
+}
+
+/// Switches the last CPU on again after [`park_one`].
+///
+/// # Errors
+/// A sentence with the PSCI code.
+pub fn unpark() -> Result<(), String> {
+    let last = cpus() - 1;
+    if last != 0 {
+        payloads::start_cpu(last, main).map_err(|code| alloc::format!("CPU {last} does not come back: {code}"))?;
+        wait(last);
+    }
+    Ok(())
 }
 
 /// Has `cpu` do `job`; it must be idle.

@@ -2,12 +2,13 @@
 
 use crate::bundle::Bundle;
 use crate::launch::{self, Software};
-use crate::vm::{End, Shape};
+use crate::vm::Shape;
 use crate::{schedule, teardown};
 use abi::host::dialect;
 use alloc::format;
 use alloc::string::String;
-use payloads::{Boot, say};
+use core::sync::atomic::Ordering;
+use payloads::{Boot, say, timer};
 
 /// The guest that `config` describes: `dialect`, `cpus`, `memory` (bytes), `blocks` (0 for single pages only).
 ///
@@ -54,11 +55,15 @@ pub fn run(bundle: &Bundle, boot: &Boot) -> Result<(), String> {
     let shape = shape(bundle)?;
     let vm = launch::launch(&shape, &software(bundle)?, console_line(boot))?;
     say!("host: guest {:#x} launched: {} vCPUs, {} MiB", vm.handle, shape.vcpus, shape.memory >> 20);
+    if let Some(limit) = bundle.config.get("limit_ms").and_then(payloads::config::number) {
+        vm.time_limit.store(timer::now() + timer::ticks(limit), Ordering::Relaxed);
+    }
     let end = schedule::run(&vm);
     say!("host: guest ended: {end:?}");
     let returned = teardown::teardown(&vm);
-    match end {
-        End::Off => returned,
-        _ => Err(end.reason().unwrap_or_default()),
+    end.reason().map_or(returned, Err)?;
+    match vm.console.lock().failures() {
+        0 => Ok(()),
+        failures => Err(format!("the guest reports {failures} failures")),
     }
 }

@@ -10,7 +10,7 @@ use payloads::{cpu, percpu, timer};
 /// The tick that ends a vCPU's turn and looks for console input.
 const TICK_MS: u64 = 10;
 
-/// Runs `vm` to its end on all host CPUs.
+/// Runs `vm` on all host CPUs to its end, or until it is paused.
 pub fn run(vm: &Arc<Vm>) -> End {
     let helpers = remote::cpus().min(vm.vcpus.len());
     for index in 1..helpers {
@@ -28,7 +28,7 @@ fn cpu_loop(vm: &Vm) {
     let tick = timer::ticks(TICK_MS);
     let mut next_tick = timer::now() + tick;
     timer::fire_at(next_tick);
-    while !vm.ended() {
+    while vm.active() {
         let mut idle = true;
         for vcpu in vm.vcpus.iter().filter(|vcpu| vcpu.cpu == cpu) {
             if vcpu.runnable(timer::now()) {
@@ -36,7 +36,10 @@ fn cpu_loop(vm: &Vm) {
                 // Before the run: what arrives from here on is seen by Postern or sets the flag again.
                 vcpu.wake.store(false, Ordering::Release);
                 vcpu.deadline.store(0, Ordering::Relaxed);
-                while exits::run_once(vm, vcpu) == Next::Again && !vm.ended() {}
+                // Each gets a turn of its own: a tick left over from the one before would end it before it began.
+                remote::service_interrupts();
+                timer::fire_at(timer::now() + tick);
+                while exits::run_once(vm, vcpu) == Next::Again && vm.active() {}
             }
         }
         if idle {
@@ -45,6 +48,9 @@ fn cpu_loop(vm: &Vm) {
         remote::service_interrupts();
         if timer::now() >= next_tick {
             console::poll(vm);
+            if timer::now() >= vm.time_limit.load(Ordering::Relaxed) {
+                vm.finish(End::Late);
+            }
             next_tick = timer::now() + tick;
         }
         timer::fire_at(next_tick);

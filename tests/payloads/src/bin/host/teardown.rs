@@ -19,8 +19,12 @@ pub fn teardown(vm: &Vm) -> Result<(), String> {
     }
     let mut memory = vm.memory.lock();
     let mut checked = 0u64;
-    for frame in memory.given().map(|(_, frame)| frame).chain(memory.meta()) {
-        check_returned(frame)?;
+    for (page, frame) in memory.given() {
+        check_returned(frame).map_err(|reason| format!("{reason}; it was the page at {page:#x}"))?;
+        checked += 1;
+    }
+    for frame in memory.meta() {
+        check_returned(frame).map_err(|reason| format!("{reason}; it was metadata"))?;
         checked += 1;
     }
     memory.release();
@@ -48,13 +52,16 @@ pub fn destroy(handle: u64) -> Result<(), String> {
 }
 
 /// Whether a frame is the host's again and holds nothing.
-fn check_returned(frame: u64) -> Result<(), String> {
+pub fn check_returned(frame: u64) -> Result<(), String> {
     let state = hostcall::frame_state(frame);
     if state != host::frame::HOST {
         return Err(format!("frame {frame:#x} has state {state} after reclaim"));
     }
     match frames::first_nonzero(frame) {
         None => Ok(()),
-        Some(offset) => Err(format!("frame {frame:#x} came back with content at offset {offset:#x}")),
+        Some(offset) => {
+            let value = frames::read(frame + offset);
+            Err(format!("frame {frame:#x} came back with {value:#x} at offset {offset:#x}"))
+        }
     }
 }

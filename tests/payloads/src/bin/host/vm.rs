@@ -31,6 +31,8 @@ pub enum End {
     Off,
     /// It asked for a reset.
     Reset,
+    /// It took longer than it was given.
+    Late,
     /// Postern stopped it: [`abi::run::failure`].
     Failed(u64),
     /// The VMM could not go on.
@@ -43,6 +45,7 @@ impl End {
         Some(match self {
             Self::Off => return None,
             Self::Reset => String::from("guest reset"),
+            Self::Late => String::from("the guest did not end in time"),
             Self::Failed(run::failure::UNRESOLVABLE_FAULT) => {
                 String::from("the guest used an address that nothing can back")
             }
@@ -92,30 +95,60 @@ impl Vcpu {
 pub struct Vm {
     /// Postern's name for it.
     pub handle: u64,
-    /// What it is.
-    pub shape: Shape,
     /// Its memory.
     pub memory: SpinMutex<GuestMemory>,
     /// Its console.
     pub console: SpinMutex<GuestConsole>,
     /// Its vCPUs.
     pub vcpus: Vec<Vcpu>,
+    ready: AtomicBool,
+    paused: AtomicBool,
+    /// When to give up on it, in ticks; `u64::MAX` for never.
+    pub time_limit: AtomicU64,
     ended: AtomicBool,
     end: SpinMutex<Option<End>>,
 }
 
 impl Vm {
     /// A guest without vCPUs.
-    pub fn new(handle: u64, shape: Shape, memory: GuestMemory, console: GuestConsole) -> Self {
+    pub fn new(handle: u64, memory: GuestMemory, console: GuestConsole) -> Self {
         Self {
             handle,
-            shape,
             memory: SpinMutex::new(memory),
             console: SpinMutex::new(console),
             vcpus: Vec::new(),
+            ready: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
+            time_limit: AtomicU64::new(u64::MAX),
             ended: AtomicBool::new(false),
             end: SpinMutex::new(None),
         }
+    }
+
+    /// Whether the host's CPUs are to go on running it.
+    pub fn active(&self) -> bool {
+        !self.ended() && !self.paused.load(Ordering::Acquire)
+    }
+
+    /// Makes all host CPUs stop running it for now.
+    pub fn pause(&self) {
+        self.paused.store(true, Ordering::Release);
+        (0..self.vcpus.len()).for_each(|index| self.notify(index));
+    }
+
+    /// Lets it run again, with the next [`crate::schedule::run`].
+    pub fn unpause(&self) {
+        self.paused.store(false, Ordering::Release);
+    }
+
+    /// Whether the guest has said that it is ready.
+    pub fn ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// The guest says that it is ready.
+    pub fn set_ready(&self) {
+        self.ready.store(true, Ordering::Release);
     }
 
     /// Whether it has come to its end.
@@ -133,9 +166,7 @@ impl Vm {
         };
         self.ended.store(true, Ordering::Release);
         if first {
-            for vcpu in &self.vcpus {
-                self.notify(vcpu.index as usize);
-            }
+            (0..self.vcpus.len()).for_each(|index| self.notify(index));
         }
     }
 

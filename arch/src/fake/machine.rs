@@ -1,0 +1,68 @@
+//! The machine as the rest of Postern sees it; `aarch64/machine.rs` has the same items.
+
+use core::cell::Cell;
+use core::sync::atomic::{AtomicU64, Ordering};
+use guestmem::{Pfn, Space};
+use loader::Bytes;
+
+pub use crate::aarch64::stage2::Stage2 as Format;
+
+/// This machine: RAM, and a TLB that keeps what it has until that is flushed.
+pub type Machine = guestmem::fake::Fake<Format>;
+
+/// Bits of an intermediate physical address: what the table format's two root frames can translate.
+const IPA_BITS: u64 = 40;
+
+thread_local! {
+    static CPU: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Tells the machine where the tables of a space are. The fake one walks tables only when a test asks it to, and the
+/// test says where they are.
+pub fn set_root(_: Space, _: Pfn) {}
+
+/// Index of the CPU that this thread plays.
+pub fn cpu() -> usize {
+    CPU.get()
+}
+
+/// Makes this thread play CPU `index`, instead of CPU 0.
+pub fn set_cpu(index: usize) {
+    CPU.set(index);
+}
+
+/// Bits of the host's and guests' intermediate physical addresses.
+pub fn ipa_bits() -> u64 {
+    IPA_BITS
+}
+
+/// Register frames that the host may not reach itself.
+pub fn hidden_devices(machine: &loader::Machine) -> impl Iterator<Item = Bytes> {
+    machine.its.clone().into_iter()
+}
+
+/// The system counter: moves on by one tick each time somebody looks.
+pub fn now() -> u64 {
+    static TICKS: AtomicU64 = AtomicU64::new(0);
+    TICKS.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Ticks of [`now`] in a second.
+pub fn frequency() -> u64 {
+    1_000_000_000
+}
+
+/// Longest time with interrupts off in ticks, and its cause: this machine has no interrupts.
+pub fn longest() -> (u64, u64) {
+    (0, 0)
+}
+
+/// Enters the host on this CPU: the test is the host, so there is nothing to enter.
+pub fn run_host(entry: u64, argument: u64) -> ! {
+    panic!("entered the host at {entry:#x} with {argument:#x}")
+}
+
+/// Switches the machine off.
+pub fn power_off() -> ! {
+    panic!("the machine was switched off")
+}

@@ -1,0 +1,249 @@
+//! A guest's vCPU whose program a test has written.
+//!
+//! The program counter is real: instruction `n` of the program is at the entry point plus `4 n`, an HVC leaves it past
+//! itself and everything else leaves it at itself, as on arm64 (Arm ARM D1.3.1). A hypervisor that forgets to step over an
+//! SMC executes it again, and one that steps over a retried HVC loses it.
+
+use crate::aarch64::syndrome;
+use crate::aarch64::vgic::Dist;
+use crate::{Abort, Conduit, Exit, MmioAccess, VcpuMask, VmConfig};
+use std::vec::Vec;
+
+/// What all vCPUs of a VM share with the machine.
+pub struct Vm {
+    /// As it was created.
+    pub config: VmConfig,
+    dist: Dist,
+}
+
+impl Vm {
+    /// A VM in reset state.
+    pub fn new(config: VmConfig) -> Self {
+        let vm = Self { config, dist: Dist::new() };
+        vm.dist.reset(vm.config.vcpu_count);
+        vm
+    }
+
+    /// Sets the level of a device interrupt and says which vCPU it goes to; `None` when `intid` is no SPI of a guest.
+    pub fn set_spi(&self, intid: u64, level: bool) -> Option<usize> {
+        self.dist.set_spi(u32::try_from(intid).ok()?, level).ok()
+    }
+}
+
+/// What a guest does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Instruction {
+    /// Sets x0 and the following registers.
+    Set(Vec<u64>),
+    /// HVC #0 or SMC #0.
+    Call(Conduit),
+    /// Touches memory that its tables do not map; the second time they do.
+    Access(Abort),
+    /// Waits for an interrupt and has none.
+    Wait,
+    /// Sends interrupts to these vCPUs.
+    Signal(VcpuMask),
+    /// Anything else that ends a run of instructions.
+    Leave(Exit),
+}
+
+/// An exception that the hypervisor gave the guest. Its handler goes on after the instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exception {
+    /// Synchronous external abort.
+    Abort {
+        /// Of an instruction fetch.
+        fetch: bool,
+        /// Of a write.
+        write: bool,
+    },
+    /// Undefined instruction.
+    Undefined,
+}
+
+/// One vCPU. Only the CPU that runs it touches it.
+#[derive(Debug)]
+pub struct Vcpu {
+    /// Program, first instruction at `entry`.
+    pub program: Vec<Instruction>,
+    /// Exceptions so far.
+    pub exceptions: Vec<Exception>,
+    /// When its timer wants it to run.
+    pub deadline: u64,
+    x: [u64; 31],
+    entry: u64,
+    pc: u64,
+    index: usize,
+    /// Address of the instruction that was executed last.
+    last: u64,
+    /// The access at `last` has faulted already.
+    faulted: bool,
+    awaited: Option<MmioAccess>,
+    kicks: VcpuMask,
+    off: bool,
+    loaded: bool,
+}
+
+impl Vcpu {
+    /// vCPU `index` in reset state.
+    pub fn new(index: usize) -> Self {
+        Self {
+            program: Vec::new(),
+            exceptions: Vec::new(),
+            deadline: u64::MAX,
+            x: [0; 31],
+            entry: 0,
+            pc: 0,
+            index,
+            last: 0,
+            faulted: false,
+            awaited: None,
+            kicks: 0,
+            off: false,
+            loaded: false,
+        }
+    }
+
+    /// Reset, and then start at `entry` with `argument` in x0. The vCPU is not loaded.
+    pub fn start(&mut self, _: &Vm, entry: u64, argument: u64) {
+        assert!(!self.loaded, "a vCPU is started while it runs");
+        *self = Self { entry, pc: entry, ..Self::new(self.index) };
+        self.x[0] = argument;
+    }
+
+    /// The guest has switched the vCPU off.
+    pub fn switch_off(&mut self) {
+        self.off = true;
+    }
+
+    /// Register x`n`; zero beyond x30.
+    pub fn x(&self, n: usize) -> u64 {
+        self.x.get(n).copied().unwrap_or(0)
+    }
+
+    /// Sets register x`n`.
+    pub fn set_x(&mut self, n: usize, value: u64) {
+        if let Some(register) = self.x.get_mut(n) {
+            *register = value;
+        }
+    }
+
+    /// Goes past the instruction of the last exit: a trapped SMC returns at itself, an HVC past itself.
+    pub fn finish_call(&mut self, conduit: Conduit) {
+        if conduit == Conduit::Smc {
+            self.pc = self.pc.wrapping_add(4);
+        }
+    }
+
+    /// Executes the call of the last exit again at the next entry.
+    pub fn repeat_call(&mut self, conduit: Conduit) {
+        if conduit == Conduit::Hvc {
+            self.pc = self.pc.wrapping_sub(4);
+        }
+    }
+
+    /// Gives the guest a synchronous external abort for the access of the last exit.
+    pub fn inject_abort(&mut self, fetch: bool, write: bool) {
+        self.take(Exception::Abort { fetch, write });
+    }
+
+    /// Gives the guest an undefined-instruction exception.
+    pub fn inject_undefined(&mut self) {
+        self.take(Exception::Undefined);
+    }
+
+    fn take(&mut self, exception: Exception) {
+        self.exceptions.push(exception);
+        self.pc = self.last.wrapping_add(4);
+    }
+
+    /// Ends the device access of the last exit: a write is done, a read waits for [`Self::complete_read`].
+    pub fn finish_access(&mut self, access: MmioAccess) {
+        if access.value.is_none() {
+            self.awaited = Some(access);
+        }
+        self.pc = self.pc.wrapping_add(4);
+    }
+
+    /// Gives the value of a device read that the host answered; nothing when none is awaited.
+    pub fn complete_read(&mut self, value: u64) {
+        if let Some(access) = self.awaited.take() {
+            self.set_x(access.rt, syndrome::extend(&access, value));
+        }
+    }
+
+    /// Whether a device read waits for its value.
+    pub fn awaits_read(&self) -> bool {
+        self.awaited.is_some()
+    }
+
+    /// The vCPUs other than this one that have to look at their interrupts; asking clears them.
+    pub fn take_kicks(&mut self) -> VcpuMask {
+        core::mem::take(&mut self.kicks) & !(1 << self.index)
+    }
+
+    /// The host's counter at which the timer wants this vCPU to run; `u64::MAX` for never. Only while not loaded.
+    pub fn deadline(&self, _: &Vm) -> u64 {
+        assert!(!self.loaded, "the timer of a running vCPU is not its own");
+        self.deadline
+    }
+
+    /// Gives this CPU to the vCPU.
+    pub fn load(&mut self, vm: &Vm) {
+        assert!(!self.loaded, "a vCPU is loaded twice");
+        assert!(self.index < vm.config.vcpu_count, "a vCPU of another VM");
+        self.loaded = true;
+    }
+
+    /// Gives this CPU back to the host.
+    pub fn put(&mut self, _: &Vm) {
+        assert!(self.loaded, "a vCPU is put away twice");
+        self.loaded = false;
+    }
+
+    /// Runs the guest until it leaves; a guest at the end of its program waits. Loaded only.
+    pub fn enter(&mut self, _: &Vm) -> Exit {
+        assert!(self.loaded, "a vCPU runs without its registers");
+        assert!(!self.off, "a vCPU runs after it has been switched off");
+        loop {
+            let again = core::mem::replace(&mut self.last, self.pc) == self.pc && self.faulted;
+            self.faulted = false;
+            let Some(instruction) = self.program.get(self.next()).cloned() else { return Exit::Wait };
+            match instruction {
+                Instruction::Access(abort) if !again => {
+                    self.faulted = true;
+                    return Exit::Abort(abort);
+                }
+                Instruction::Call(Conduit::Smc) => return Exit::Call(Conduit::Smc),
+                _ => {}
+            }
+            self.pc = self.pc.wrapping_add(4);
+            match instruction {
+                Instruction::Set(values) => self.x[..values.len()].copy_from_slice(&values),
+                Instruction::Access(_) => {}
+                Instruction::Call(conduit) => return Exit::Call(conduit),
+                Instruction::Wait => return Exit::Wait,
+                Instruction::Signal(mask) => {
+                    self.kicks |= mask;
+                    return Exit::Handled;
+                }
+                Instruction::Leave(exit) => return exit,
+            }
+        }
+    }
+
+    /// Index of the instruction that comes next.
+    pub fn next(&self) -> usize {
+        (self.pc.wrapping_sub(self.entry) / 4) as usize
+    }
+
+    /// Adds to the end of the program.
+    pub fn push(&mut self, instructions: impl IntoIterator<Item = Instruction>) {
+        self.program.extend(instructions);
+    }
+
+    /// Program counter, an address.
+    pub fn pc(&self) -> u64 {
+        self.pc
+    }
+}
