@@ -31,6 +31,12 @@ pub enum Conduit {
     Smc,
 }
 
+/// Calls of a guest that can be answered while its world stays loaded.
+pub trait QuickCalls {
+    /// x0 to x3 for the call with these x0 to x3; `None`, with nothing changed, when it has to go the long way.
+    fn call(&self, conduit: Conduit, x: [u64; 4]) -> Option<[u64; 4]>;
+}
+
 /// The operand of a device access: all of a guest's registers that a host ever sees of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MmioAccess {

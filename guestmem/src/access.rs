@@ -2,7 +2,7 @@
 
 use crate::guest::Guest;
 use crate::record::{COUNT_MAX, Record, State};
-use crate::sync::AtomicU64;
+use crate::sync::Word;
 use crate::transition::{Event, permit};
 use crate::{Core, Gfn, Machine, Pfn, Refusal, Visibility};
 
@@ -132,7 +132,7 @@ impl<M: Machine> Core<M> {
     /// # Errors
     /// [`Refusal::OutOfRange`], [`Refusal::Absent`], [`Refusal::Busy`], [`Refusal::Poisoned`], [`Refusal::Dying`];
     /// [`Refusal::WrongVisibility`] when the page is shared.
-    pub fn with_page<R>(&self, vm: &Guest, gfn: Gfn, f: impl FnOnce(&[AtomicU64; 512]) -> R) -> Result<R, Refusal> {
+    pub fn with_page<R>(&self, vm: &Guest, gfn: Gfn, f: impl FnOnce(&[Word; 512]) -> R) -> Result<R, Refusal> {
         let (_block, frame, record) = self.resolve(vm, gfn)?;
         match record.state {
             State::Private => Ok(f(self.machine.words(frame))),
@@ -147,7 +147,7 @@ impl<M: Machine> Core<M> {
     ///
     /// # Errors
     /// [`Refusal::NotRam`]; [`Refusal::NotOwner`]; [`Refusal::Poisoned`].
-    pub fn with_host_page<R>(&self, frame: Pfn, f: impl FnOnce(&[AtomicU64; 512]) -> R) -> Result<R, Refusal> {
+    pub fn with_host_page<R>(&self, frame: Pfn, f: impl FnOnce(&[Word; 512]) -> R) -> Result<R, Refusal> {
         if !self.is_ram(frame) {
             return Err(Refusal::NotRam);
         }

@@ -6,7 +6,7 @@
 use crate::block::Block;
 use crate::guest::Guest;
 use crate::record::{Record, State};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{Ordering, Word};
 use crate::table::{BLOCK_LEVEL, PAGE_LEVEL, Slot, level_shift};
 use crate::{Attrs, BLOCK_FRAMES, Budget, Core, Gfn, Machine, OwnerId, Pfn, TableFormat, Visibility};
 
@@ -280,7 +280,7 @@ impl<M: Machine> Core<M> {
         }
     }
 
-    fn audit_device(&self, entry: &AtomicU64, level: u32, frame: Pfn, audit: &mut Audit) {
+    fn audit_device(&self, entry: &Word, level: u32, frame: Pfn, audit: &mut Audit) {
         let end = frame.get() + (1 << level_shift(level));
         let ram = self.regions().iter().any(|&(first, past)| frame.get() < past && first < end);
         let device = Self::expected(Expected::Leaf(Attrs::Device), frame, level);
@@ -326,7 +326,7 @@ impl<M: Machine> Core<M> {
     }
 
     /// An entry of a VM's tables: the record of what it maps or marks has to name this VM and this address.
-    fn audit_leaf(&self, vm: &Guest, slot: &AtomicU64, level: u32, number: u64, audit: &mut Audit) {
+    fn audit_leaf(&self, vm: &Guest, slot: &Word, level: u32, number: u64, audit: &mut Audit) {
         let (Slot::Leaf(base, _) | Slot::Marked(base)) = Self::read(slot.load(Ordering::Acquire), level) else {
             return;
         };

@@ -4,7 +4,7 @@
 //! decides how a page arrives. An index page names 4 KiB bitmap pages; a missing one stands for "all private".
 
 use crate::guest::{BITMAP_FRAMES, Guest, VmLock};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{Ordering, Word};
 use crate::{BLOCK_FRAMES, Core, Gfn, Machine, Pfn, Refusal, Visibility};
 use core::ops::Range;
 
@@ -12,7 +12,7 @@ use core::ops::Range;
 const RUN_WORDS: u64 = 1024;
 
 impl<M: Machine> Core<M> {
-    fn index_entry(&self, vm: &Guest, gfn: Gfn) -> Option<&AtomicU64> {
+    fn index_entry(&self, vm: &Guest, gfn: Gfn) -> Option<&Word> {
         let index = Pfn::new(vm.bitmap.load(Ordering::Acquire));
         if index.get() == 0 {
             return None;
@@ -21,7 +21,7 @@ impl<M: Machine> Core<M> {
     }
 
     /// The word that holds a guest frame's bit, and the bit; none while the page is missing. `gfn` is in RAM.
-    fn wanted_word(&self, vm: &Guest, gfn: Gfn) -> Option<(&AtomicU64, u64)> {
+    fn wanted_word(&self, vm: &Guest, gfn: Gfn) -> Option<(&Word, u64)> {
         let page = Pfn::new(self.index_entry(vm, gfn)?.load(Ordering::Acquire));
         if page.get() == 0 {
             return None;

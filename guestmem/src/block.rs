@@ -8,7 +8,7 @@ use crate::database::{POOL_RESERVE, counter};
 use crate::lock::{self, Rank};
 use crate::motion::{Clean, Cut};
 use crate::record::{LOCK, Record, State, leaf_of, split};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, Word};
 use crate::table::{BLOCK_LEVEL, PAGE_LEVEL, Slot};
 use crate::{Attrs, BLOCK_FRAMES, Core, Machine, Pfn, Refusal, Size, Space, TableFormat};
 
@@ -43,7 +43,7 @@ impl<'a, M: Machine> Block<'a, M> {
     }
 
     #[inline]
-    fn leaf(&self) -> Option<&'a [AtomicU64; 512]> {
+    fn leaf(&self) -> Option<&'a [Word; 512]> {
         leaf_of(self.word).map(|leaf| self.core.machine.words(Pfn::new(leaf)))
     }
 
@@ -129,7 +129,7 @@ impl<'a, M: Machine> Block<'a, M> {
     }
 
     /// Puts a table under the host's entry of the block, as the frame records say.
-    pub fn hang_table(&self, slot: &AtomicU64, table: Pfn) {
+    pub fn hang_table(&self, slot: &Word, table: Pfn) {
         let core = self.core;
         for (index, entry) in core.machine.words(table).iter().enumerate() {
             let frame = self.first.offset(index as u64);
@@ -200,7 +200,7 @@ impl<'a, M: Machine> Block<'a, M> {
 
     /// The host's 2 MiB entry for the block; none before its table is built.
     #[inline]
-    pub fn host_slot(&self) -> Option<&'a AtomicU64> {
+    pub fn host_slot(&self) -> Option<&'a Word> {
         match self.core.host_root.load(Ordering::Relaxed) {
             0 => None,
             root => self.core.slot(Pfn::new(root), self.first.get(), BLOCK_LEVEL),
@@ -209,7 +209,7 @@ impl<'a, M: Machine> Block<'a, M> {
 
     /// The host's entry for a frame of a split block.
     #[inline]
-    pub fn host_page(&self, frame: Pfn) -> Option<&'a AtomicU64> {
+    pub fn host_page(&self, frame: Pfn) -> Option<&'a Word> {
         match Core::<M>::read(self.host_slot()?.load(Ordering::Relaxed), BLOCK_LEVEL) {
             Slot::Table(table) => Some(&self.core.machine.words(table)[frame.in_block()]),
             _ => None,

@@ -133,7 +133,7 @@ impl<M: Machine> Core<M> {
     }
 
     /// As `extend` for guests, with tables from the pool.
-    fn extend_host(&self, root: Pfn, number: u64, level: u32) -> Result<&crate::sync::AtomicU64, Refusal> {
+    fn extend_host(&self, root: Pfn, number: u64, level: u32) -> Result<&crate::sync::Word, Refusal> {
         for at in M::Format::ROOT_LEVEL..level {
             let slot = self.slot(root, number, at).ok_or(Refusal::OutOfRange)?;
             match Self::read(slot.load(Ordering::Relaxed), at) {
@@ -170,7 +170,7 @@ impl<M: Machine> Core<M> {
     /// Whether a leaf at `level` fits into `at..end` and there is nothing but empty entries in its way.
     fn device_fits(&self, root: Pfn, at: u64, end: u64, level: u32) -> bool {
         let frames = 1_u64 << level_shift(level);
-        let empty = |slot: &crate::sync::AtomicU64| slot.load(Ordering::Relaxed) == 0;
+        let empty = |slot: &crate::sync::Word| slot.load(Ordering::Relaxed) == 0;
         at % frames == 0 && end - at >= frames && self.slot(root, at, level).is_none_or(empty)
     }
 }

@@ -5,7 +5,7 @@ use crate::entries::BlockSlots;
 use crate::guest::{Guest, counter};
 use crate::motion::{Clean, Cut, Flushed};
 use crate::record::{COUNT_MAX, Record, State};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{Ordering, Word};
 use crate::table::{BLOCK_LEVEL, PAGE_LEVEL, Slot};
 use crate::transition::{Event, permit};
 use crate::{BLOCK_FRAMES, Budget, Core, Gfn, Machine, Pfn, Progress, Refusal, Size, Visibility};
@@ -89,7 +89,7 @@ impl<M: Machine> Core<M> {
     }
 
     /// The empty page entry of `gfn`, with tables down to it.
-    fn vacant_page(&self, vm: &Guest, structure: &crate::guest::VmLock<'_>, gfn: Gfn) -> Result<&AtomicU64, Refusal> {
+    fn vacant_page(&self, vm: &Guest, structure: &crate::guest::VmLock<'_>, gfn: Gfn) -> Result<&Word, Refusal> {
         let slot = self.extend(vm, structure, gfn.get(), PAGE_LEVEL)?;
         if slot.load(Ordering::Acquire) == 0 { Ok(slot) } else { Err(Refusal::Occupied) }
     }
@@ -213,7 +213,7 @@ impl<M: Machine> Core<M> {
         frame: Pfn,
         gfn: Gfn,
         chunks: u64,
-        measure: &mut dyn FnMut(&[AtomicU64; 512], u64),
+        measure: &mut dyn FnMut(&[Word; 512], u64),
     ) -> Result<Progress, Refusal> {
         vm.check_range(gfn, 1)?;
         if chunks == 0 || chunks > u64::from(COUNT_MAX) {
@@ -249,7 +249,7 @@ impl<M: Machine> Core<M> {
         block: &mut Block<'_, M>,
         frame: Pfn,
         chunks: u64,
-        measure: &mut dyn FnMut(&[AtomicU64; 512], u64),
+        measure: &mut dyn FnMut(&[Word; 512], u64),
     ) -> Progress {
         let record = block.record(frame);
         let chunk = u64::from(record.count);

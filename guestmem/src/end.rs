@@ -281,11 +281,11 @@ impl<M: Machine> Core<M> {
         let mut block = self.lock(frame)?;
         let record = block.record(frame);
         let state = permit(record, Event::Poison, None)?;
-        if record.owner != vm.map(Guest::id) {
-            return Err(Refusal::NotOwner(record.state));
-        }
         if record.state == State::Poisoned {
             return Ok(());
+        }
+        if record.owner != vm.map(Guest::id) {
+            return Err(Refusal::NotOwner(record.state));
         }
         if record.state == State::Moving && block.whole().is_some() {
             return Err(Refusal::Busy);

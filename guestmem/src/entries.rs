@@ -4,12 +4,12 @@ use crate::convert::Lack;
 use crate::guest::{Guest, VmLock};
 use crate::motion::Cut;
 use crate::record::State;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{Ordering, Word};
 use crate::table::{BLOCK_LEVEL, PAGE_LEVEL, Slot};
 use crate::{Core, FRAME_SHIFT, Gfn, Machine, Pfn, Size, TableFormat, Visibility};
 
 /// An entry and the frame number it translates.
-pub(crate) type At<'a> = (&'a AtomicU64, u64);
+pub(crate) type At<'a> = (&'a Word, u64);
 
 /// The 4 KiB entries of a guest page.
 pub(crate) struct PageSlots<'a> {
@@ -135,7 +135,7 @@ impl<M: Machine> Core<M> {
     }
 
     #[inline]
-    fn page_slot(&self, vm: &Guest, number: u64, structure: Option<&VmLock<'_>>) -> Option<&AtomicU64> {
+    fn page_slot(&self, vm: &Guest, number: u64, structure: Option<&VmLock<'_>>) -> Option<&Word> {
         if let Some(slot) = self.slot(vm.root(), number, PAGE_LEVEL) {
             return Some(slot);
         }

@@ -3,7 +3,7 @@
 //! Its TLB keeps a translation until that very translation is flushed, and answers from it even when the tables say
 //! otherwise by then: a forgotten flush shows as an access that should have failed. [`stale`] finds such translations.
 
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, Word};
 use crate::{
     Attrs, BLOCK_FRAMES, Core, Entry, FRAME_SHIFT, Gfn, Guest, Layout, Machine, OwnerId, Pfn, Size, Space, State,
     TableFormat,
@@ -55,7 +55,7 @@ macro_rules! format {
 format!(Concatenated, 1, 2);
 format!(FourLevels, 0, 1);
 
-type Frame = OnceLock<Box<[AtomicU64; 512]>>;
+type Frame = OnceLock<Box<[Word; 512]>>;
 type Translation = (Space, u64, bool);
 
 /// The machine.
@@ -99,8 +99,8 @@ impl<F> Fake<F> {
     }
 
     /// The content of a frame, by whatever way.
-    pub fn content(&self, frame: Pfn) -> &[AtomicU64; 512] {
-        self.frame(frame).get_or_init(|| Box::new([(); 512].map(|()| AtomicU64::new(0))))
+    pub fn content(&self, frame: Pfn) -> &[Word; 512] {
+        self.frame(frame).get_or_init(|| Box::new([const { Word::new(0) }; 512]))
     }
 }
 
@@ -171,7 +171,7 @@ impl<F: TableFormat> Fake<F> {
 impl<F: TableFormat> Machine for Fake<F> {
     type Format = F;
 
-    fn words(&self, frame: Pfn) -> &[AtomicU64; 512] {
+    fn words(&self, frame: Pfn) -> &[Word; 512] {
         self.content(frame)
     }
 
@@ -242,7 +242,7 @@ pub fn fork<F: TableFormat>(core: &Core<Fake<F>>, vms: &[&Guest]) -> (Core<Fake<
     for (from, to) in core.machine.regions.iter().zip(&machine.regions) {
         for (from, to) in from.1.iter().zip(&to.1) {
             if let Some(words) = from.get() {
-                let copy = std::array::from_fn(|index| AtomicU64::new(words[index].load(Ordering::Relaxed)));
+                let copy = std::array::from_fn(|index| Word::new(words[index].load(Ordering::Relaxed)));
                 let _ = to.set(Box::new(copy));
             }
         }

@@ -1,6 +1,6 @@
 //! What the ownership core asks of the machine under it.
 
-use crate::sync::AtomicU64;
+use crate::sync::Word;
 use crate::{Pfn, Size, Space};
 
 /// Access rights and memory type of a mapping.
@@ -65,7 +65,7 @@ pub trait Machine: Sync {
     /// works on under its block lock. The core asks only for frames inside the regions that it was built with. A walk
     /// that loses a race against the end of its VM may read (never write) a frame that has just been given back, and
     /// discards what it finds.
-    fn words(&self, frame: Pfn) -> &[AtomicU64; 512];
+    fn words(&self, frame: Pfn) -> &[Word; 512];
     /// Zeroes a frame and makes the zeroes visible to every observer (point of coherency where the machine needs it).
     fn wipe(&self, frame: Pfn);
     /// Completes the removal of one translation on all CPUs and devices, entries that combine both stages included.

@@ -4,7 +4,7 @@
 //! but is not mapped there (shared through the alias, in motion, poisoned), the entry holds a mark with its number.
 
 use crate::guest::{Guest, VmLock};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{Ordering, Word};
 use crate::{Attrs, BLOCK_FRAMES, Core, Entry, Gfn, Machine, Pfn, Refusal, TableFormat, Visibility};
 
 /// Bits of a mark that hold the frame's address.
@@ -54,13 +54,13 @@ impl<M: Machine> Core<M> {
     /// Entry at `index` of a table found in a walk. A walk may race with the end of its VM, so nothing that it reads is
     /// believed before it is known to be RAM.
     #[inline]
-    pub(crate) fn entry(&self, table: Pfn, index: u64) -> Option<&AtomicU64> {
+    pub(crate) fn entry(&self, table: Pfn, index: u64) -> Option<&Word> {
         if self.is_ram(table) { Some(&self.machine.words(table)[index as usize % 512]) } else { None }
     }
 
     /// The entry at `level` for frame number `number`, as far as there are tables.
     #[inline]
-    pub(crate) fn slot(&self, root: Pfn, number: u64, level: u32) -> Option<&AtomicU64> {
+    pub(crate) fn slot(&self, root: Pfn, number: u64, level: u32) -> Option<&Word> {
         let mut at = M::Format::ROOT_LEVEL;
         let index = number >> level_shift(at);
         if index >= M::Format::ROOT_FRAMES * 512 {
@@ -115,7 +115,7 @@ impl<M: Machine> Core<M> {
         structure: &VmLock<'_>,
         number: u64,
         level: u32,
-    ) -> Result<&'a AtomicU64, Refusal> {
+    ) -> Result<&'a Word, Refusal> {
         let root = vm.root();
         let mut at = M::Format::ROOT_LEVEL;
         while at < level {

@@ -22,7 +22,7 @@ fn violations(w: &W, vms: &[&Guest]) -> Vec<Violation> {
 }
 
 /// The entry that maps `number` at `level`, by the fake's own rules.
-fn entry<'a>(w: &'a W, root: Pfn, number: u64, level: u32) -> &'a sync::AtomicU64 {
+fn entry<'a>(w: &'a W, root: Pfn, number: u64, level: u32) -> &'a sync::Word {
     let mut slot = &w.core.machine.content(root.offset(number >> 27))[(number >> 18) as usize % 512];
     for at in 2..=level {
         let Entry::Table { address } = <Concatenated as TableFormat>::decode(slot.load(Relaxed), at - 1) else {
@@ -39,7 +39,7 @@ fn leaf(frame: Pfn, level: u32, attrs: Attrs) -> u64 {
 
 /// Bends one entry, expects a violation that satisfies `wanted`, and puts the entry back.
 #[track_caller]
-fn bend(w: &W, vms: &[&Guest], slot: &sync::AtomicU64, value: u64, wanted: impl Fn(&Violation) -> bool) {
+fn bend(w: &W, vms: &[&Guest], slot: &sync::Word, value: u64, wanted: impl Fn(&Violation) -> bool) {
     let before = slot.swap(value, Relaxed);
     assert_ne!(before, value, "nothing was bent");
     let found = violations(w, vms);

@@ -16,7 +16,13 @@ impl Counters {
     /// Adds one. Relaxed: nothing is decided by a counter.
     #[inline(always)]
     pub fn count(&self, index: usize) {
-        self.0[index].fetch_add(1, Relaxed);
+        self.add(index, 1);
+    }
+
+    /// Adds `count`.
+    #[inline(always)]
+    pub fn add(&self, index: usize, count: u64) {
+        self.0[index].fetch_add(count, Relaxed);
     }
 
     /// One counter.

@@ -1,6 +1,6 @@
 //! vCPUs: their page, and what happens between `VCPU_RUN` and its exit reason.
 
-use crate::call::guest::{self, Outcome};
+use crate::call::guest::{self, Outcome, quick};
 use crate::postern::Postern;
 use crate::vm::{Vm, ending};
 use abi::host::counter;
@@ -144,6 +144,7 @@ impl Postern {
     }
 
     fn run_loaded(&self, vm: &Vm, page: &VcpuPage, registers: &mut Vcpu) -> Reason {
+        let calls = quick::Calls::new(self, vm);
         loop {
             if page.kicked.swap(false, Ordering::Acquire) {
                 return Reason::Interrupt;
@@ -155,7 +156,7 @@ impl Postern {
             if kicks != 0 {
                 return Reason::Wake(kicks);
             }
-            let outcome = match registers.enter(&vm.arch.0) {
+            let outcome = match registers.enter(&vm.arch.0, &calls) {
                 Exit::Handled => None,
                 Exit::Refused => {
                     self.counters.count(counter::GUEST_FAULTS);

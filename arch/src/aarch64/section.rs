@@ -16,7 +16,12 @@ pub fn begin() {
 /// Postern is about to leave; `cause` is the syndrome it came in with.
 #[inline(always)]
 pub fn end(cause: u64) {
-    let ticks = timer::now().wrapping_sub(percpu::this().entered_at.get());
+    took(timer::now().wrapping_sub(percpu::this().entered_at.get()), cause);
+}
+
+/// A section took so many ticks.
+#[inline(always)]
+pub fn took(ticks: u64, cause: u64) {
     if ticks > LONGEST.load(Relaxed) {
         LONGEST.store(ticks, Relaxed);
         CAUSE.store(cause, Relaxed);

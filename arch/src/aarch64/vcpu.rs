@@ -10,7 +10,7 @@ use super::vectors::{self, GuestRegs};
 use super::vgic::{self, CpuIf, Dist, ListRegs, VIRTUAL_TIMER_INTID};
 use super::world::{self, El1State, FpState};
 use super::{gic, inject, section, tlb};
-use crate::{Abort, Conduit, Exit, MmioAccess, VcpuMask, VmConfig};
+use crate::{Abort, Conduit, Exit, MmioAccess, QuickCalls, VcpuMask, VmConfig};
 use core::sync::atomic::{AtomicU64, Ordering};
 use guestmem::Space;
 
@@ -295,14 +295,14 @@ impl Vcpu {
         isb();
     }
 
-    /// Runs the guest until it leaves. Loaded only.
-    pub fn enter(&mut self, vm: &Vm) -> Exit {
+    /// Runs the guest until it leaves; `calls` answers what it can on the way. Loaded only.
+    pub fn enter<C: QuickCalls>(&mut self, vm: &Vm, calls: &C) -> Exit {
         if self.stale_lists {
             self.refill(vm);
         }
         section::end(self.regs.esr);
         // SAFETY: `load` has made this CPU the guest's.
-        let left = unsafe { vectors::enter_guest(&raw mut self.regs) };
+        let left = unsafe { vectors::enter_guest(&mut self.regs, quick_call::<C>, calls) };
         section::begin();
         match left {
             0 => self.synchronous(vm),
@@ -449,6 +449,21 @@ impl Vcpu {
         self.regs.pc = self.regs.pc.wrapping_add(4);
         Exit::Handled
     }
+}
+
+/// Called by the vectors for HVC and SMC.
+extern "C" fn quick_call<C: QuickCalls>(regs: &mut GuestRegs, esr: u64, calls: &C) -> u64 {
+    let start = timer::now();
+    let conduit = if class(esr) == ec::SMC { Conduit::Smc } else { Conduit::Hvc };
+    let [x0, x1, x2, x3, ..] = regs.x;
+    let answer = if esr & 0xffff == 0 { calls.call(conduit, [x0, x1, x2, x3]) } else { None };
+    let Some(answer) = answer else { return 0 };
+    regs.x[..4].copy_from_slice(&answer);
+    if conduit == Conduit::Smc {
+        msr!("elr_el2", mrs!("elr_el2").wrapping_add(4));
+    }
+    section::took(timer::now().wrapping_sub(start), esr);
+    1
 }
 
 /// Registers that decide who runs, as for the host; the rest of the host's world is in [`El1State`].

@@ -109,11 +109,15 @@ postern_guest_vectors:
     OWN_FAULT 5
     OWN_FAULT 6
     OWN_FAULT 7
-    GUEST_EXIT 0
+    .balign 128
+    stp     x0, x1, [sp, #-16]!
+    b       postern_guest_sync
     GUEST_EXIT 1
     GUEST_EXIT 1
     GUEST_EXIT 2
-    GUEST_EXIT 0
+    .balign 128
+    stp     x0, x1, [sp, #-16]!
+    b       postern_guest_sync
     GUEST_EXIT 1
     GUEST_EXIT 1
     GUEST_EXIT 2
@@ -141,7 +145,7 @@ postern_host_return:
     dsb     nsh
     isb
 
-postern_guest_exit:
+    .macro SAVE_VOLATILE
     // The stack holds the guest's x0, x1, then what `enter_guest` saved: the guest's registers' address first.
     ldr     x0, [sp, #16]
     stp     x2, x3, [x0, #16]
@@ -152,31 +156,74 @@ postern_guest_exit:
     stp     x12, x13, [x0, #96]
     stp     x14, x15, [x0, #112]
     stp     x16, x17, [x0, #128]
-    stp     x18, x19, [x0, #144]
+    str     x18, [x0, #144]
+    str     x30, [x0, #240]
+    ldp     x2, x3, [sp], #16
+    stp     x2, x3, [x0]
+    .endm
+
+    // Calls are what a guest leaves for most, and the quick ones need no more than the registers that a Rust function
+    // may change: x19 to x29 stay the guest's in the CPU, and so do ELR and SPSR.
+postern_guest_sync:
+    SAVE_VOLATILE
+    mrs     x1, esr_el2
+    lsr     x2, x1, #26
+    sub     x2, x2, #0x16           // HVC; 0x17 is SMC
+    cmp     x2, #1
+    mov     x2, #0
+    b.hi    postern_guest_leave
+    ldp     x3, x2, [sp, #104]      // the function and its context, from `enter_guest`
+    blr     x3
+    mov     x2, #0
+    ldr     x1, [sp]
+    cbz     x0, 1f
+    ldp     x2, x3, [x1, #16]
+    ldp     x4, x5, [x1, #32]
+    ldp     x6, x7, [x1, #48]
+    ldp     x8, x9, [x1, #64]
+    ldp     x10, x11, [x1, #80]
+    ldp     x12, x13, [x1, #96]
+    ldp     x14, x15, [x1, #112]
+    ldp     x16, x17, [x1, #128]
+    ldr     x18, [x1, #144]
+    ldr     x30, [x1, #240]
+    ldp     x0, x1, [x1]
+    eret
+    dsb     nsh
+    isb
+1:  mov     x0, x1
+    b       postern_guest_leave
+
+postern_guest_exit:
+    // The guest's x1 is on the stack; x1 itself says which vector it was, and survives the macro.
+    SAVE_VOLATILE
+    mov     x2, x1
+
+    // x0: the guest's registers, with x0 to x18 and x30 saved; x2: what to return.
+postern_guest_leave:
+    str     x19, [x0, #152]
     stp     x20, x21, [x0, #160]
     stp     x22, x23, [x0, #176]
     stp     x24, x25, [x0, #192]
     stp     x26, x27, [x0, #208]
     stp     x28, x29, [x0, #224]
-    ldp     x2, x3, [sp], #16
-    stp     x2, x3, [x0]
     mrs     x4, elr_el2
     mrs     x5, spsr_el2
     mrs     x6, esr_el2
     mrs     x7, far_el2
     mrs     x8, hpfar_el2
-    stp     x30, x4, [x0, #240]
-    stp     x5, x6, [x0, #256]
-    stp     x7, x8, [x0, #272]
-    ldp     x2, x19, [sp]
+    stp     x4, x5, [x0, #248]
+    stp     x6, x7, [x0, #264]
+    str     x8, [x0, #280]
+    ldr     x19, [sp, #8]
     ldp     x20, x21, [sp, #16]
     ldp     x22, x23, [sp, #32]
     ldp     x24, x25, [sp, #48]
     ldp     x26, x27, [sp, #64]
     ldp     x28, x29, [sp, #80]
     ldr     x30, [sp, #96]
-    add     sp, sp, #112
-    mov     x0, x1
+    add     sp, sp, #128
+    mov     x0, x2
     ret
 
 postern_own_fault:
@@ -204,21 +251,31 @@ unsafe extern "C" {
     pub fn guest_vectors();
 }
 
-/// Enters the guest and comes back when it leaves: 0 synchronous, 1 interrupt, 2 SError.
+/// Answers a call without leaving the guest's world: `(registers, ESR_EL2, context)`, where only x0 to x18 and x30 of the
+/// registers are current. Returns 0 when the call needs the long way; nothing has changed then.
+pub type QuickCall<C> = extern "C" fn(&mut GuestRegs, u64, &C) -> u64;
+
+/// Enters the guest and comes back when it leaves: 0 synchronous, 1 interrupt, 2 SError. Calls go to `quick` first.
 ///
 /// # Safety
 /// The EL1 registers, stage 2 and vectors of this CPU are those of the guest that `regs` belongs to.
+pub unsafe fn enter_guest<C>(regs: &mut GuestRegs, quick: QuickCall<C>, context: &C) -> u64 {
+    // SAFETY: the caller's promise; the assembly passes `context` on to `quick` only while this call lasts.
+    unsafe { enter(regs, quick as *const (), core::ptr::from_ref(context).cast()) }
+}
+
 #[unsafe(naked)]
-pub unsafe extern "C" fn enter_guest(regs: *mut GuestRegs) -> u64 {
+unsafe extern "C" fn enter(regs: *mut GuestRegs, quick: *const (), context: *const ()) -> u64 {
     naked_asm!(
-        "sub sp, sp, #112",
+        "sub sp, sp, #128",
         "stp x0, x19, [sp]",
         "stp x20, x21, [sp, #16]",
         "stp x22, x23, [sp, #32]",
         "stp x24, x25, [sp, #48]",
         "stp x26, x27, [sp, #64]",
         "stp x28, x29, [sp, #80]",
-        "str x30, [sp, #96]",
+        "stp x30, x1, [sp, #96]",
+        "str x2, [sp, #112]",
         "ldp x30, x2, [x0, #240]",
         "ldr x3, [x0, #256]",
         "msr elr_el2, x2",

@@ -2,6 +2,7 @@
 
 mod host_call;
 mod power;
+pub mod quick;
 
 use super::{pkvm, realm};
 use crate::Postern;

@@ -29,6 +29,17 @@ pub fn dispatch(postern: &Postern, vm: &Vm, page: &VcpuPage, function: u64, argu
     }
 }
 
+/// The calls worth answering at once, when they succeed.
+#[inline]
+pub fn quick(postern: &Postern, vm: &Vm, function: u64, arguments: [u64; 3]) -> Option<[u64; 4]> {
+    match function & !smccc::SVE_HINT {
+        pkvm::FEATURES => Some([pkvm::FEATURE_BITS, 0, 0, 0]),
+        pkvm::MEM_SHARE => postern.core.share(&vm.memory, granule(vm, arguments)?).ok().map(|()| [0; 4]),
+        pkvm::MEM_UNSHARE => postern.core.unshare(&vm.memory, granule(vm, arguments)?).ok().map(|()| [0; 4]),
+        _ => None,
+    }
+}
+
 /// The granule that a call names: aligned, in RAM, and the reserved arguments zero.
 fn granule(vm: &Vm, [address, reserved1, reserved2]: [u64; 3]) -> Option<Gfn> {
     let well_formed = address.is_multiple_of(abi::FRAME_SIZE) && reserved1 == 0 && reserved2 == 0;

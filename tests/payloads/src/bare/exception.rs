@@ -5,7 +5,8 @@ use super::{gic, percpu};
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-// Vector offsets: Arm ARM D1.3.1; only exceptions from EL1 with SP_EL1 can happen here.
+// Vector offsets: Arm ARM D1.3.1; only exceptions from EL1 with SP_EL1 can happen here. An illegal exception return
+// leaves PSTATE.IL set, which is cleared on the way back.
 global_asm!(
     r#"
     .section .text.vectors, "ax"
@@ -32,6 +33,9 @@ synchronous:
     cbz     x1, 1f
     msr     elr_el1, x1
     str     xzr, [x0]
+    mrs     x1, spsr_el1
+    bic     x1, x1, #(1 << 20)
+    msr     spsr_el1, x1
     mrs     x1, esr_el1
     str     x1, [x0, #{esr}]
     mrs     x1, far_el1

@@ -4,12 +4,13 @@
 use crate::bundle::Bundle;
 use crate::launch::{self, Software};
 use crate::vm::Shape;
+use crate::guest_tree::RAM_BASE;
 use crate::{frames, run, schedule, teardown};
 use abi::FRAME_SIZE;
-use abi::host::{counter, dialect};
+use abi::host::{FRAMES_PER_CALL, counter, dialect};
 use alloc::format;
 use alloc::string::String;
-use payloads::{Boot, hostcall, say};
+use payloads::{Boot, hostcall, say, timer};
 
 /// Guests that measure: dialect, whether memory comes in 2 MiB, and the guest's test.
 const GUESTS: [(u64, bool, &str); 3] =
@@ -34,6 +35,7 @@ pub fn run(bundle: &Bundle, boot: &Boot) -> Result<(), String> {
             return Err(String::from("a measurement failed in the guest"));
         }
     }
+    host_calls()?;
     let out = frames::zeroed_frame().ok_or("the host is out of memory")?;
     hostcall::counters(out);
     let value = |index: usize| frames::read(out + index as u64 * 8);
@@ -43,4 +45,33 @@ pub fn run(bundle: &Bundle, boot: &Boot) -> Result<(), String> {
     say!("bench: pool-free-kib {}", value(counter::POOL_FREE) * FRAME_SIZE / 1024);
     frames::free_frame(out);
     Ok(())
+}
+
+/// Ticks of `work` for each of `count` pieces.
+fn measure(count: u64, mut work: impl FnMut(u64)) -> u64 {
+    let start = timer::now();
+    (0..count).for_each(&mut work);
+    (timer::now() - start) / count
+}
+
+/// What the host's own calls cost it.
+fn host_calls() -> Result<(), String> {
+    const COUNT: u64 = 128;
+    let shape = Shape { dialect: dialect::REALM, vcpus: 1, memory: 64 << 20, blocks: false };
+    let memory = launch::create(&shape, FRAMES_PER_CALL).map_err(|status| format!("VM_CREATE answers {status}"))?;
+    let handle = memory.handle();
+    let given = frames::block().ok_or("the host is out of memory")?;
+    let page = |n: u64| RAM_BASE + n * FRAME_SIZE;
+    let mut wrong = 0;
+    say!("bench: host-version {}", measure(COUNT, |_| wrong += hostcall::version().status));
+    let load = measure(COUNT, |n| wrong += hostcall::vm_load(handle, given + n * FRAME_SIZE, page(n)));
+    say!("bench: host-load-page {load}");
+    let rest = COUNT..2 * COUNT;
+    let donate = measure(COUNT, |n| {
+        let n = rest.start + n;
+        wrong += hostcall::vm_donate(handle, given + n * FRAME_SIZE, page(n), 1);
+    });
+    say!("bench: host-donate-page {donate}");
+    teardown::destroy(handle)?;
+    if wrong == 0 { Ok(()) } else { Err(String::from("a host call was refused")) }
 }

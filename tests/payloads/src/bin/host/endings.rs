@@ -5,6 +5,7 @@ use crate::bundle::Bundle;
 use crate::launch::{self, Software};
 use crate::vm::End;
 use crate::{run, schedule, teardown};
+use abi::run::exit;
 use alloc::format;
 use alloc::string::String;
 use core::sync::atomic::Ordering;
@@ -54,9 +55,10 @@ fn one(bundle: &Bundle, boot: &Boot, name: &str, ends: &[fn(&End) -> bool]) -> R
     let vm = launch::launch(&shape, &software, run::console_line(boot))?;
     vm.time_limit.store(timer::now() + timer::ticks(LIMIT_MS), Ordering::Relaxed);
     let end = schedule::run(&vm);
-    // Whatever the end was, it is final.
-    if end != End::Late && hostcall::vcpu_run(vm.handle, 0).status == abi::host::OK {
-        return Err(format!("after {end:?} it runs again"));
+    // Whatever the end was, it is final: another run says so again, or is refused.
+    let again = hostcall::vcpu_run(vm.handle, 0).value();
+    if end != End::Late && !matches!(again, Err(_) | Ok(exit::SYSTEM_OFF | exit::SYSTEM_RESET | exit::FAILED)) {
+        return Err(format!("after {end:?} another run gives {again:?}"));
     }
     teardown::teardown(&vm)?;
     if ends.iter().any(|right| right(&end)) { Ok(end) } else { Err(format!("it ended with {end:?}")) }

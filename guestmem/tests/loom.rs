@@ -1,0 +1,162 @@
+//! Every interleaving of a few calls on two CPUs, with loom's atomics in place of the real ones:
+//! `RUSTFLAGS="--cfg loom" cargo test -p guestmem --test loom --release`.
+#![cfg(loom)]
+
+use guestmem::fake::{self, Concatenated, Fake, RAM_START};
+use guestmem::lock::{self, FrameList, Rank};
+use guestmem::sync::{AtomicU64, Ordering};
+use guestmem::*;
+use loom::sync::Arc;
+use loom::thread;
+
+/// Runs a scenario in all interleavings with at most two forced switches, which is where such bugs are.
+fn explore(scenario: impl Fn() + Sync + Send + 'static) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = std::env::var("LOOM_PB").ok().map(|v| v.parse().unwrap());
+    model.max_branches = 1_000_000;
+    model.check(scenario);
+}
+
+const BIT: u64 = 1 << 4;
+
+#[test]
+fn the_lock_bit_excludes_and_carries_what_was_written() {
+    explore(|| {
+        let shared = Arc::new((AtomicU64::new(0), AtomicU64::new(0)));
+        let add = |shared: &(AtomicU64, AtomicU64)| {
+            let word = lock::acquire(&shared.0, BIT, Rank::Block);
+            // Not atomic as a whole: two holders at a time would lose a step.
+            let value = shared.1.load(Ordering::Relaxed);
+            shared.1.store(value + 1, Ordering::Relaxed);
+            lock::release(&shared.0, word + (1 << 8), BIT, Rank::Block);
+        };
+        let other = shared.clone();
+        let cpu = thread::spawn(move || add(&other));
+        add(&shared);
+        cpu.join().unwrap();
+        let word = lock::acquire(&shared.0, BIT, Rank::Block);
+        assert_eq!((word, shared.1.load(Ordering::Relaxed)), (2 << 8, 2));
+    });
+}
+
+fn machine(frames: u64) -> Fake<Concatenated> {
+    Fake::new(&[Pfn::new(1)..Pfn::new(1 + frames)])
+}
+
+#[test]
+fn a_free_frame_goes_to_one_cpu_only() {
+    explore(|| {
+        let shared = Arc::new((machine(3), FrameList::new()));
+        (1..4).for_each(|frame| shared.1.push(&shared.0, Pfn::new(frame)));
+        let other = shared.clone();
+        let cpu = thread::spawn(move || {
+            let mine = other.1.pop(&other.0).unwrap();
+            other.1.push(&other.0, mine);
+            other.1.pop(&other.0).unwrap()
+        });
+        let mine = shared.1.take::<2>(&shared.0, 0).unwrap();
+        let other = cpu.join().unwrap();
+        assert!(mine[0] != mine[1] && !mine.contains(&other));
+        assert!(shared.1.is_empty() && shared.1.pop(&shared.0).is_none());
+    });
+}
+
+/// A database with one guest that has one page, at its first address; the page's block is split already.
+fn world(alias: Option<u32>) -> (Core<Fake<Concatenated>>, Guest, Pfn, Gfn) {
+    let core = fake::boot::<Concatenated>(&[Pfn::new(RAM_START)..Pfn::new(RAM_START + 512)], 12);
+    core.machine.caches.store(false, std::sync::atomic::Ordering::Relaxed);
+    let gfn = Gfn::new(512);
+    let layout = Layout { ram: gfn..gfn.offset(2), alias };
+    let meta = Pfn::new(RAM_START + 16);
+    let vm = fake::guest(&core, 1, layout, meta..meta.offset(12));
+    let frame = Pfn::new(RAM_START + 100);
+    assert_eq!(core.donate(&vm, frame, gfn, Size::Page, &mut Budget::new(1)), Ok(Progress::Done));
+    (core, vm, frame, gfn)
+}
+
+fn check(core: &Core<Fake<Concatenated>>, vm: &Guest) {
+    let find = |_| Some(vm);
+    let mut cursor = Some(0);
+    while let Some(at) = cursor.filter(|at| at >> 60 == 0) {
+        let audit = core.audit(&find, at, &mut Budget::new(1));
+        assert_eq!(audit.violations, 0, "{:?}", audit.first);
+        cursor = audit.next;
+    }
+}
+
+#[test]
+fn d2_a_pin_and_an_unshare_cannot_both_succeed() {
+    for alias in [None, Some(38)] {
+        explore(move || {
+            let (core, vm, frame, gfn) = world(alias);
+            core.share(&vm, gfn).unwrap();
+            let shared = Arc::new((core, vm));
+            let other = shared.clone();
+            let guest = thread::spawn(move || other.0.unshare(&other.1, gfn));
+            let pinned = shared.0.pin(frame, State::Shared);
+            let unshared = guest.join().unwrap();
+            let record = shared.0.lookup(frame);
+            match (pinned, unshared) {
+                (Ok(()), Err(Refusal::Pinned | Refusal::Busy)) => {
+                    assert_eq!((record.state, record.pins()), (State::Shared, 1))
+                }
+                (Err(Refusal::NotOwner(State::Private)), Ok(())) => assert_eq!(record.state, State::Private),
+                other => panic!("{other:?}"),
+            }
+        });
+    }
+}
+
+#[test]
+fn a3_one_frame_is_donated_once() {
+    explore(|| {
+        let (core, vm, frame, gfn) = world(None);
+        let shared = Arc::new((core, vm));
+        let other = shared.clone();
+        let give = move |shared: &(Core<Fake<Concatenated>>, Guest), frame: Pfn| {
+            shared.0.donate(&shared.1, frame, gfn.offset(1), Size::Page, &mut Budget::new(1))
+        };
+        // The same frame on one CPU, another one on the other, to the same address.
+        let cpu = thread::spawn(move || give(&other, frame.offset(2)));
+        let first = give(&shared, frame.offset(1));
+        let second = cpu.join().unwrap();
+        assert!(matches!((first, second), (Ok(_), Err(Refusal::Occupied)) | (Err(Refusal::Occupied), Ok(_))));
+    });
+}
+
+#[test]
+fn b3_the_end_of_a_vm_and_its_own_call() {
+    explore(|| {
+        let (core, vm, frame, gfn) = world(None);
+        let shared = Arc::new((core, vm));
+        let other = shared.clone();
+        let guest = thread::spawn(move || other.0.share(&other.1, gfn));
+        shared.0.kill(&shared.1);
+        let done = guest.join().unwrap();
+        let state = shared.0.lookup(frame).state;
+        match done {
+            Ok(()) => assert_eq!(state, State::Shared),
+            Err(Refusal::Dying | Refusal::Busy) => assert_eq!(state, State::Private),
+            other => panic!("{other:?}"),
+        }
+    });
+}
+
+#[test]
+fn two_guest_calls_on_one_page_leave_it_consistent() {
+    explore(|| {
+        let (core, vm, frame, gfn) = world(None);
+        let shared = Arc::new((core, vm));
+        let other = shared.clone();
+        let cpu = thread::spawn(move || other.0.share(&other.1, gfn));
+        let gone = shared.0.relinquish(&shared.1, gfn);
+        let opened = cpu.join().unwrap();
+        let state = shared.0.lookup(frame).state;
+        match (gone, opened) {
+            (Ok(()), Ok(()) | Err(Refusal::Absent | Refusal::Busy)) => assert_eq!(state, State::Host),
+            (Err(Refusal::Busy), Ok(())) => assert_eq!(state, State::Shared),
+            other => panic!("{other:?}"),
+        }
+        check(&shared.0, &shared.1);
+    });
+}

@@ -1,0 +1,28 @@
+//! A VM's life: create, load, seal, run, exits, destroy, reclaim.
+
+use abi::host::{self, frame, vm_state};
+use abi::run::exit;
+use tests::{Guest, World};
+
+#[test]
+fn a_vm_lives_and_all_its_frames_come_back_wiped() {
+    for dialect in World::DIALECTS {
+        let world = World::new();
+        let guest = Guest::sealed(&world, dialect, 2);
+        world.check();
+        let page = guest.donate(guest.ipa(1));
+        let block = guest.donate_block(guest.ipa(512));
+        assert!(guest.writes(guest.ipa(1), 0x5EC) && guest.writes(guest.ipa(600), 0x5EC));
+        assert_eq!(guest.run(0), exit::WAIT);
+        let [state, _, _, private, shared, ..] = guest.info();
+        assert_eq!((state, private, shared), (vm_state::SEALED, 514, 0));
+        world.check();
+        guest.end();
+        for address in [page, block + 88 * 4096, guest.first_page] {
+            assert_eq!(world.frame(address), (frame::HOST, 0));
+            assert_eq!(world.host_reads(address), Some(0), "{address:#x} was not wiped");
+        }
+        assert_eq!(world.refusal(host::VM_INFO, [guest.handle, page]), host::NO_SUCH);
+        world.check_empty();
+    }
+}
