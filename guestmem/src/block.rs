@@ -91,9 +91,9 @@ impl<'a, M: Machine> Block<'a, M> {
     ///
     /// # Errors
     /// [`Refusal::NoPool`]
-    #[inline]
+    #[inline(always)]
     pub fn reserve(&self) -> Result<Option<Reserve>, Refusal> {
-        self.reserve_keeping(POOL_RESERVE)
+        if leaf_of(self.word).is_some() { Ok(None) } else { self.reserve_keeping(POOL_RESERVE) }
     }
 
     /// As [`Block::reserve`], leaving `keep` frames in the pool.
@@ -108,8 +108,15 @@ impl<'a, M: Machine> Block<'a, M> {
     }
 
     /// Gives every frame a record of its own, and the host's table an entry for each.
+    #[inline(always)]
     pub fn split(&mut self, reserve: Option<Reserve>) {
-        let Some(Reserve([leaf, table])) = reserve else { return };
+        if let Some(reserve) = reserve {
+            self.split_with(reserve);
+        }
+    }
+
+    #[cold]
+    fn split_with(&mut self, Reserve([leaf, table]): Reserve) {
         let core = self.core;
         let summary = Record::unpack(self.word);
         let edge = !core.is_all_ram(self.first, BLOCK_FRAMES);
@@ -208,7 +215,7 @@ impl<'a, M: Machine> Block<'a, M> {
     }
 
     /// The host's entry for a frame of a split block.
-    #[inline]
+    #[inline(always)]
     pub fn host_page(&self, frame: Pfn) -> Option<&'a Word> {
         match Core::<M>::read(self.host_slot()?.load(Ordering::Relaxed), BLOCK_LEVEL) {
             Slot::Table(table) => Some(&self.core.machine.words(table)[frame.in_block()]),
@@ -217,7 +224,7 @@ impl<'a, M: Machine> Block<'a, M> {
     }
 
     /// Removes the host's mapping of one frame.
-    #[inline]
+    #[inline(always)]
     pub fn cut_page(&mut self, frame: Pfn) -> Cut {
         let cut = Cut::new(frame, Size::Page);
         match self.host_page(frame) {

@@ -4,15 +4,13 @@ use crate::block::Block;
 use crate::guest::{Guest, VmLock, counter};
 use crate::motion::{Cut, Flushed};
 use crate::record::{Record, State};
-use crate::sync::Ordering;
+use crate::sync::{AtomicU64, Ordering};
 use crate::table::PAGE_LEVEL;
 use crate::transition::{Event, permit};
 use crate::{Budget, Core, Gfn, Machine, Pfn, Refusal, Size, Visibility};
 
 /// Frames that a call which meets a block in motion wipes on its behalf.
 const PUSH_FRAMES: u64 = 32;
-/// How often a lookup that races with other CPUs starts over before it answers "busy".
-const TRIES: u32 = 4;
 
 /// What a page operation found lacking when it ran without the structure lock.
 pub(crate) enum Lack {
@@ -32,24 +30,38 @@ impl<M: Machine> Core<M> {
     /// Finds the frame at a guest address and locks its block. The record has been checked: it is this VM's, and this
     /// address is its. A block in motion is pushed on, and answered with [`Refusal::Busy`].
     pub(crate) fn resolve(&self, vm: &Guest, gfn: Gfn) -> Result<(Block<'_, M>, Pfn, Record), Refusal> {
+        let (frame, cell, word) = self.find(vm, gfn)?;
+        let mut block = Block::locked(self, cell, word, frame.block_start());
+        let record = self.admit(vm, gfn, frame, &mut block)?;
+        Ok((block, frame, record))
+    }
+
+    /// First half of [`Core::resolve`]: the frame, and its block's lock as it comes. Split off because the callers in this
+    /// file are the ones that have to be fast, and moving a [`Block`] out of a result costs more than the look-up.
+    #[inline(always)]
+    fn find(&self, vm: &Guest, gfn: Gfn) -> Result<(Pfn, &AtomicU64, u64), Refusal> {
         vm.check_range(gfn, 1)?;
-        for _ in 0..TRIES {
-            let Some(frame) = self.frame_at(vm, gfn) else {
-                return Err(vm.check_live().err().unwrap_or(Refusal::Absent));
-            };
-            let mut block = self.try_lock(frame)?;
-            let record = block.record(frame);
-            if record.owner != Some(vm.id()) || record.gfn != gfn {
-                continue;
-            }
-            vm.check_live()?;
-            if matches!(record.state, State::Opening | State::Closing) {
-                let _ = self.push_on(vm, &mut block, &mut Budget::new(PUSH_FRAMES));
-                return Err(Refusal::Busy);
-            }
-            return Ok((block, frame, record));
+        let Some(frame) = self.frame_at(vm, gfn) else {
+            return Err(vm.check_live().err().unwrap_or(Refusal::Absent));
+        };
+        let (cell, word) = self.try_lock_cell(frame)?;
+        Ok((frame, cell, word))
+    }
+
+    /// Second half of [`Core::resolve`].
+    #[inline(always)]
+    fn admit(&self, vm: &Guest, gfn: Gfn, frame: Pfn, block: &mut Block<'_, M>) -> Result<Record, Refusal> {
+        let record = block.record(frame);
+        if record.owner != Some(vm.id()) || record.gfn != gfn {
+            // The page moved between the walk and the lock: whoever asked looks again.
+            return Err(Refusal::Busy);
         }
-        Err(Refusal::Busy)
+        vm.check_live()?;
+        if matches!(record.state, State::Opening | State::Closing) {
+            let _ = self.push_on(vm, block, &mut Budget::new(PUSH_FRAMES));
+            return Err(Refusal::Busy);
+        }
+        Ok(record)
     }
 
     /// Lets the host access a page of the guest, wiped. With an alias it moves to the shared half; a page that is not
@@ -88,7 +100,9 @@ impl<M: Machine> Core<M> {
     /// Sharing where one address is private and shared: only the host's mapping changes, and nothing is split for it.
     #[inline]
     fn turn_in_place(&self, vm: &Guest, gfn: Gfn, to: Visibility) -> Result<(), Refusal> {
-        let (mut block, frame, record) = self.resolve(vm, gfn)?;
+        let (frame, cell, word) = self.find(vm, gfn)?;
+        let mut block = Block::locked(self, cell, word, frame.block_start());
+        let record = self.admit(vm, gfn, frame, &mut block)?;
         let (event, counter) = match to {
             Visibility::Shared => (Event::Share, counter::SHARES),
             Visibility::Private => (Event::Unshare, counter::UNSHARES),
@@ -151,18 +165,24 @@ impl<M: Machine> Core<M> {
         to: Visibility,
         structure: Option<&VmLock<'_>>,
     ) -> Result<(), Lack> {
-        let (mut block, frame, record) = self.resolve(vm, gfn)?;
+        let (frame, cell, word) = self.find(vm, gfn)?;
+        let mut block = Block::locked(self, cell, word, frame.block_start());
+        let record = self.admit(vm, gfn, frame, &mut block)?;
         let (event, counter) = match to {
             Visibility::Shared => (Event::Share, counter::SHARES),
             Visibility::Private => (Event::Unshare, counter::UNSHARES),
         };
         let state = permit(record, event, Some(vm.id()))?;
         let bit = to == Visibility::Shared;
-        self.check_structure(vm, gfn, Some(alias), bit, structure)?;
+        let ready = self.ready_slots(vm, gfn, alias);
+        if ready.is_none() {
+            self.check_structure(vm, gfn, Some(alias), bit, structure)?;
+        }
         let reserve = block.reserve()?;
 
         block.split(reserve);
-        let slots = self.page_slots(vm, gfn, Some(alias), bit, structure).ok_or(Lack::Refused(Refusal::Busy))?;
+        let slots = ready.or_else(|| self.page_slots(vm, gfn, Some(alias), bit, structure));
+        let slots = slots.ok_or(Lack::Refused(Refusal::Busy))?;
         let cut = match to {
             Visibility::Shared => Cut::new(frame, Size::Page),
             Visibility::Private => block.cut_page(frame),

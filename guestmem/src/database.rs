@@ -184,7 +184,9 @@ impl<M: Machine> Core<M> {
     /// Whether a frame is RAM that the database covers.
     #[inline]
     pub fn is_ram(&self, frame: Pfn) -> bool {
-        self.regions().iter().any(|&(start, end)| (start..end).contains(&frame.get()))
+        let within = |&(start, end): &(u64, u64)| (start..end).contains(&frame.get());
+        // Most machines have one region, and table walks ask at every step.
+        within(&self.regions[0]) || self.regions().iter().any(within)
     }
 
     /// Whether all frames from `start` on are RAM.
@@ -203,7 +205,9 @@ impl<M: Machine> Core<M> {
     #[inline]
     fn summary(&self, frame: Pfn) -> Option<&'static AtomicU64> {
         let block = frame.get() / BLOCK_FRAMES;
-        let span = self.spans().iter().find(|span| block.wrapping_sub(span.first) < span.blocks)?;
+        let within = |span: &&Span| block.wrapping_sub(span.first) < span.blocks;
+        let first = Some(&self.spans[0]).filter(within);
+        let span = first.or_else(|| self.spans().iter().find(within))?;
         self.summaries.get(span.base + (block - span.first) as usize)
     }
 
@@ -219,9 +223,16 @@ impl<M: Machine> Core<M> {
     /// As [`Core::lock`], for guests' calls: answers [`Refusal::Busy`] when another CPU keeps the lock for long.
     #[inline]
     pub(crate) fn try_lock(&self, frame: Pfn) -> Result<Block<'_, M>, Refusal> {
+        let (cell, word) = self.try_lock_cell(frame)?;
+        Ok(Block::locked(self, cell, word, frame.block_start()))
+    }
+
+    /// The lock of [`Core::try_lock`] as it comes; the caller makes a [`Block`] of it at once.
+    #[inline(always)]
+    pub(crate) fn try_lock_cell(&self, frame: Pfn) -> Result<(&AtomicU64, u64), Refusal> {
         let cell = self.summary(frame).ok_or(Refusal::NotRam)?;
         let word = lock::try_acquire(cell, LOCK, Rank::Block).ok_or(Refusal::Busy)?;
-        Ok(Block::locked(self, cell, word, frame.block_start()))
+        Ok((cell, word))
     }
 
     /// What the database says of a frame; [`State::Absent`] when it is not RAM.
@@ -233,7 +244,7 @@ impl<M: Machine> Core<M> {
     }
 
     /// Flushes what was cut, and counts it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn flush(&self, cut: Cut, place: Pfn) -> Flushed {
         self.tally.add(counter::FLUSHES, place.get() / BLOCK_FRAMES, cut.flushes());
         cut.flush(&self.machine)

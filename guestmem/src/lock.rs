@@ -3,7 +3,7 @@
 //! Lock order: a VM's structure lock, then one block lock, then one list lock. No operation holds two of the same rank.
 //! Builds with the fake machine check the order at run time.
 
-use crate::sync::{AtomicU64, Ordering, relax};
+use crate::sync::{AtomicU64, Ordering, relax, set_bit};
 use crate::{Machine, Pfn};
 
 /// Place in the lock order.
@@ -26,13 +26,11 @@ const TRIES: u32 = 256;
 pub fn acquire(word: &AtomicU64, bit: u64, rank: Rank) -> u64 {
     ranks::enter(rank);
     loop {
-        let seen = word.fetch_or(bit, Ordering::Acquire);
+        let seen = set_bit(word, bit);
         if seen & bit == 0 {
             return seen;
         }
-        relax();
-        // Only looks while it waits; the checker's CPUs have no caches to be spared.
-        while cfg!(not(loom)) && word.load(Ordering::Relaxed) & bit != 0 {
+        while word.load(Ordering::Relaxed) & bit != 0 {
             relax();
         }
     }
@@ -43,7 +41,7 @@ pub fn acquire(word: &AtomicU64, bit: u64, rank: Rank) -> u64 {
 pub fn try_acquire(word: &AtomicU64, bit: u64, rank: Rank) -> Option<u64> {
     for _ in 0..TRIES {
         if word.load(Ordering::Relaxed) & bit == 0 {
-            let seen = word.fetch_or(bit, Ordering::Acquire);
+            let seen = set_bit(word, bit);
             if seen & bit == 0 {
                 ranks::enter(rank);
                 return Some(seen);

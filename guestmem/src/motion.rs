@@ -74,6 +74,7 @@ impl Cut {
     }
 
     /// One translation was removed at `address`, which covered `size`.
+    #[inline(always)]
     pub(crate) fn from(self, space: Space, address: u64, size: Size) -> Self {
         self.and(Stale::One(space, address, size))
     }
@@ -83,6 +84,7 @@ impl Cut {
         self.and(Stale::All(space))
     }
 
+    #[inline(always)]
     fn and(self, stale: Stale) -> Self {
         let [first, second] = self.stale;
         let stale = match (first, second) {
@@ -95,7 +97,7 @@ impl Cut {
     }
 
     /// Completes the removal on all CPUs and devices.
-    #[inline]
+    #[inline(always)]
     pub fn flush(self, machine: &impl Machine) -> Flushed {
         for stale in self.stale.into_iter().flatten() {
             match stale {
@@ -107,6 +109,7 @@ impl Cut {
     }
 
     /// Number of flushes that [`Cut::flush`] will do.
+    #[inline(always)]
     pub(crate) fn flushes(&self) -> u64 {
         self.stale.iter().flatten().count() as u64
     }
@@ -146,7 +149,7 @@ impl Flushed {
     }
 
     /// Wipes all of it.
-    #[inline]
+    #[inline(always)]
     pub fn wipe(self, machine: &impl Machine) -> Clean {
         for index in self.done..self.size.frames() {
             machine.wipe(self.frame.offset(index));

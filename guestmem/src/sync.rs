@@ -18,3 +18,19 @@ pub(crate) fn relax() {
     #[cfg(loom)]
     loom::thread::yield_now();
 }
+
+/// Sets a bit, and returns the word as it was before.
+#[inline]
+pub(crate) fn set_bit(word: &AtomicU64, bit: u64) -> u64 {
+    #[cfg(not(loom))]
+    return word.fetch_or(bit, Ordering::Acquire);
+    // The checker lets a read-modify-write read a value that a later store has replaced; a compare-and-exchange that fails
+    // writes nothing that could hide that store.
+    #[cfg(loom)]
+    loop {
+        let seen = word.load(Ordering::Relaxed);
+        if seen & bit != 0 || word.compare_exchange(seen, seen | bit, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+            return seen;
+        }
+    }
+}

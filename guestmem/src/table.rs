@@ -58,8 +58,8 @@ impl<M: Machine> Core<M> {
         if self.is_ram(table) { Some(&self.machine.words(table)[index as usize % 512]) } else { None }
     }
 
-    /// The entry at `level` for frame number `number`, as far as there are tables.
-    #[inline]
+    /// The entry at `level` for frame number `number`, as far as there are tables. Inlined: the level is a constant.
+    #[inline(always)]
     pub(crate) fn slot(&self, root: Pfn, number: u64, level: u32) -> Option<&Word> {
         let mut at = M::Format::ROOT_LEVEL;
         let index = number >> level_shift(at);
@@ -94,13 +94,11 @@ impl<M: Machine> Core<M> {
 
     /// Tables missing on the way to the entry at `level`; a 2 MiB leaf or mark that would have to be split counts too.
     pub(crate) fn missing(&self, root: Pfn, number: u64, level: u32) -> u64 {
-        let mut at = M::Format::ROOT_LEVEL;
-        while at < level {
-            let table = self.slot(root, number, at).map(|slot| Self::read(slot.load(Ordering::Acquire), at));
-            if !matches!(table, Some(Slot::Table(_))) {
-                return u64::from(level - at);
-            }
-            at += 1;
+        let mut slot = self.slot(root, number, M::Format::ROOT_LEVEL);
+        for at in M::Format::ROOT_LEVEL..level {
+            let entry = slot.map_or(0, |slot| slot.load(Ordering::Acquire));
+            let Slot::Table(table) = Self::read(entry, at) else { return u64::from(level - at) };
+            slot = self.entry(table, number >> level_shift(at + 1));
         }
         0
     }

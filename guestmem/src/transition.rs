@@ -110,7 +110,7 @@ const STATES: usize = State::ALL.len();
 const EVENTS: usize = Event::ALL.len();
 
 /// The transition table, by state and event.
-pub const TABLE: [[Rule; EVENTS]; STATES] = {
+pub static TABLE: [[Rule; EVENTS]; STATES] = {
     let mut table = [[Rule::Refuse(Refusal::Busy); EVENTS]; STATES];
     let mut state = 0;
     while state < STATES {

@@ -7,8 +7,9 @@ use abi::host::counter;
 use abi::run::{self, exit, failure};
 use arch::machine::Vcpu;
 use arch::{Abort, Exit, VcpuMask};
+use arrayvec::ArrayVec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use guestmem::{Fault, Machine, Pfn, Visibility};
+use guestmem::{Fault, Pfn, Refusal, Visibility};
 use spin::Mutex;
 
 /// Power states of a vCPU, as PSCI sees them.
@@ -81,13 +82,61 @@ pub enum Reason {
     NeedPool,
 }
 
+impl Reason {
+    /// The [`exit`] number, and the words of the run page that go with it.
+    fn report(self, deadline: impl FnOnce() -> u64) -> (u64, ArrayVec<(usize, u64), 3>) {
+        let mut details = ArrayVec::new();
+        let number = match self {
+            Self::Interrupt => exit::INTERRUPT,
+            Self::Wait => {
+                details.push((run::DEADLINE, deadline()));
+                exit::WAIT
+            }
+            Self::MmioRead(address, size) => {
+                details.extend([(run::ADDRESS, address), (run::SIZE, size.into())]);
+                exit::MMIO_READ
+            }
+            Self::MmioWrite(address, size, value) => {
+                details.extend([(run::ADDRESS, address), (run::SIZE, size.into()), (run::VALUE, value)]);
+                exit::MMIO_WRITE
+            }
+            Self::MemoryFault(address, visibility) => {
+                details.extend([(run::ADDRESS, address), (run::SHARED, (visibility == Visibility::Shared).into())]);
+                exit::MEMORY_FAULT
+            }
+            Self::Ended(ending::OFF) => exit::SYSTEM_OFF,
+            Self::Ended(ending::RESET) => exit::SYSTEM_RESET,
+            Self::Ended(_) => exit::FAILED,
+            Self::CpuOn(index) => {
+                details.push((run::VCPU, index as u64));
+                exit::CPU_ON
+            }
+            Self::CpuOff => exit::CPU_OFF,
+            Self::Wake(mask) => {
+                details.push((run::VCPU_MASK, mask.into()));
+                exit::WAKE
+            }
+            Self::HostCall => exit::HOST_CALL,
+            Self::Failed(why) => {
+                details.push((run::FAILURE, why));
+                exit::FAILED
+            }
+            Self::NeedMeta => exit::NEED_META,
+            Self::NeedPool => exit::NEED_POOL,
+        };
+        (number, details)
+    }
+}
+
 impl Postern {
     /// Runs the vCPU, whose registers the caller holds, until something needs the host; returns an [`exit`] number.
-    pub fn run(&self, vm: &Vm, page: &VcpuPage, registers: &mut Vcpu) -> u64 {
-        let words = self.core.machine.words(page.run_page);
-        if registers.awaits_read() {
-            registers.complete_read(words[run::MMIO_VALUE].load(Ordering::Relaxed));
-        }
+    ///
+    /// # Errors
+    /// The run page is no longer the host's.
+    pub fn run(&self, vm: &Vm, page: &VcpuPage, registers: &mut Vcpu) -> Result<u64, Refusal> {
+        // Pinned, but pins are the host's word: every access looks again whose the frame is.
+        let value = self.core.with_host_page(page.run_page, |words| words[run::MMIO_VALUE].load(Ordering::Relaxed))?;
+        registers.complete_read(value);
         self.counters.count(counter::GUEST_ENTRIES);
         registers.load(&vm.arch.0);
         let reason = match guest::finish_host_call(self, vm, page, registers) {
@@ -96,51 +145,14 @@ impl Postern {
         };
         registers.put(&vm.arch.0);
         self.counters.count(counter::HOST_EXITS);
-        let store = |index: usize, value: u64| words[index].store(value, Ordering::Relaxed);
-        match reason {
-            Reason::Interrupt => exit::INTERRUPT,
-            Reason::Wait => {
-                store(run::DEADLINE, registers.deadline(&vm.arch.0));
-                exit::WAIT
+        let (number, details) = reason.report(|| registers.deadline(&vm.arch.0));
+        // A host that has given its run page away meanwhile does without the details.
+        let _ = self.core.with_host_page(page.run_page, |words| {
+            for (index, value) in details {
+                words[index].store(value, Ordering::Relaxed);
             }
-            Reason::MmioRead(address, size) => {
-                store(run::ADDRESS, address);
-                store(run::SIZE, size.into());
-                exit::MMIO_READ
-            }
-            Reason::MmioWrite(address, size, value) => {
-                store(run::ADDRESS, address);
-                store(run::SIZE, size.into());
-                store(run::VALUE, value);
-                exit::MMIO_WRITE
-            }
-            Reason::MemoryFault(address, visibility) => {
-                store(run::ADDRESS, address);
-                store(run::SHARED, (visibility == Visibility::Shared).into());
-                exit::MEMORY_FAULT
-            }
-            Reason::Ended(how) => match how {
-                ending::OFF => exit::SYSTEM_OFF,
-                ending::RESET => exit::SYSTEM_RESET,
-                _ => exit::FAILED,
-            },
-            Reason::CpuOn(index) => {
-                store(run::VCPU, index as u64);
-                exit::CPU_ON
-            }
-            Reason::CpuOff => exit::CPU_OFF,
-            Reason::Wake(mask) => {
-                store(run::VCPU_MASK, mask.into());
-                exit::WAKE
-            }
-            Reason::HostCall => exit::HOST_CALL,
-            Reason::Failed(why) => {
-                store(run::FAILURE, why);
-                exit::FAILED
-            }
-            Reason::NeedMeta => exit::NEED_META,
-            Reason::NeedPool => exit::NEED_POOL,
-        }
+        });
+        Ok(number)
     }
 
     fn run_loaded(&self, vm: &Vm, page: &VcpuPage, registers: &mut Vcpu) -> Reason {

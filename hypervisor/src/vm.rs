@@ -5,7 +5,7 @@ use crate::measure::{Extensible, Measurement};
 use crate::vcpu::VcpuPage;
 use abi::host::{VCPUS_MAX, VMS_MAX, VmConfig, dialect, vm_state};
 use core::sync::atomic::{AtomicU64, Ordering};
-use guestmem::{Gfn, Guest, OwnerId};
+use guestmem::{Gfn, Guest, OwnerId, Pfn};
 use spin::{Mutex, Once, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// The guest ABI of a VM.
@@ -156,14 +156,34 @@ impl Vms {
 
     /// An empty slot, its owner number, and the handle that a VM put there has.
     pub fn vacant(&self) -> Result<(RwLockWriteGuard<'_, Option<Vm>>, OwnerId, u64), Refused> {
+        let mut full = Refused::Limit("VMs");
         for (index, slot) in self.slots.iter().enumerate() {
-            if let Some(guard) = slot.try_write().filter(|guard| guard.is_none()) {
+            let Some(guard) = slot.try_write() else {
+                // Somebody looks at it: an audit, or a call on a VM that is there.
+                if slot.try_read().is_none_or(|guard| guard.is_none()) {
+                    full = Refused::Busy("VM slot");
+                }
+                continue;
+            };
+            if guard.is_none() {
                 let owner = OwnerId::new(index as u16 + 1).ok_or(Refused::Limit("VMs"))?;
                 let generation = self.generations[index].load(Ordering::Acquire);
                 return Ok((guard, owner, generation << 16 | index as u64));
             }
         }
-        Err(Refused::Limit("VMs"))
+        Err(full)
+    }
+
+    /// Whether `frame` is the run page of a vCPU.
+    pub fn is_run_page(&self, frame: Pfn) -> Result<bool, Refused> {
+        for slot in &self.slots {
+            let guard = slot.try_read().ok_or(Refused::Busy("VM"))?;
+            let mut vcpus = guard.iter().flat_map(|vm| &vm.vcpus).filter_map(Once::get);
+            if vcpus.any(|page| page.run_page == frame) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Makes the handle invalid for good; the caller empties the slot.

@@ -16,6 +16,8 @@ pub const RAM: [Bytes; 2] = [0x4000_0000..0x4200_0000, 0x8000_0000..0x8040_0000]
 pub const ITS: Bytes = 0x0808_0000..0x080A_0000;
 const IMAGE_END: u64 = 0x4001_0000;
 const FREE_START: u64 = 0x4002_0000;
+/// Frames between the records and the heap of boot in [`World::with_little_pool`].
+const LITTLE_POOL: u64 = 20;
 const POSTERN_END: u64 = 0x4020_0000;
 
 /// Postern, booted.
@@ -38,22 +40,23 @@ impl Default for World {
 impl World {
     /// A machine whose host has just been entered.
     pub fn new() -> Self {
-        let world = Self::with_little_pool();
-        let plan = boot::plan(&Self::boot_info()).expect("the plan was made before");
-        let heap = Pfn::from_addr(plan.heap.start)..Pfn::from_addr(plan.heap.end);
-        world.postern.core.add_pool(heap).expect("the heap is Postern's");
-        world
+        Self::booted(&Self::boot_info())
     }
 
-    /// As [`World::new`], without the frames that the heap of boot leaves.
+    /// A machine with next to no pool: a few blocks can be split, not all.
     pub fn with_little_pool() -> Self {
         let info = Self::boot_info();
-        let plan = boot::plan(&info).expect("memory for Postern");
+        let free = info.free.end - boot::HEAP_SIZE - LITTLE_POOL * FRAME_SIZE..info.free.end;
+        Self::booted(&BootInfo { free, ..info })
+    }
+
+    fn booted(info: &BootInfo) -> Self {
+        let plan = boot::plan(info).expect("memory for Postern");
         let summaries: Vec<AtomicU64> =
             (0..(plan.summaries.end - plan.summaries.start) / 8).map(|_| AtomicU64::new(0)).collect();
         let machine = Machine::new(boot::regions(&info.machine).as_ref());
         let vms = Box::leak(Box::new(Vms::new()));
-        let postern = boot::build(machine, &info, &plan, summaries.leak(), vms).expect("boot");
+        let postern = boot::build(machine, info, &plan, summaries.leak(), vms).expect("boot");
         Self { postern, next_page: AtomicU64::new(POSTERN_END), next_block: AtomicU64::new(RAM[0].end) }
     }
 

@@ -33,65 +33,94 @@ const FIGURES: &[Figure] = &[
     Figure {
         name: "hypercall",
         text: "hypercall round trip (vendor-hyp FEATURES)",
-        unit: "instructions",
+        unit: "",
         target: Target::AtMost(120.0),
         peer: "pKVM 186, Xen 430, KVM 9,800",
     },
     Figure {
         name: "share-unshare",
-        text: "share + unshare of 4 KiB (both wipes included)",
-        unit: "instructions",
+        text: "share + unshare of 4 KiB, both wipes included",
+        unit: "",
         target: Target::AtMost(1200.0),
         peer: "pKVM 5,856 (wipes neither)",
     },
     Figure {
         name: "first-touch",
         text: "first touch of a 4 KiB page, test host",
-        unit: "instructions",
+        unit: "",
         target: Target::AtMost(1500.0),
         peer: "pKVM 8,211, KVM 6,264 (Linux host)",
     },
     Figure {
         name: "mmio-write",
         text: "MMIO write served by the test host",
-        unit: "instructions",
+        unit: "",
         target: Target::None,
         peer: "pKVM 7,723, KVM 25,000 (user space)",
     },
+    Figure { name: "realm-hypercall", text: "realm: RSI call round trip", unit: "", target: Target::None, peer: "" },
     Figure {
-        name: "convert-2m",
-        text: "private -> shared -> private of 2 MiB, realm",
-        unit: "instructions",
+        name: "realm-share-unshare",
+        text: "realm: share + unshare of 4 KiB, both wipes included",
+        unit: "",
         target: Target::None,
-        peer: "pKVM: 512 hypercalls each way",
+        peer: "",
     },
     Figure {
-        name: "longest-irqs-off",
+        name: "realm-share-2m",
+        text: "realm: share of 2 MiB in one call, wipe included",
+        unit: "",
+        target: Target::None,
+        peer: "pKVM: 512 hypercalls",
+    },
+    Figure {
+        name: "realm-unshare-2m",
+        text: "realm: unshare of 2 MiB in one call, wipe included",
+        unit: "",
+        target: Target::None,
+        peer: "pKVM: 512 hypercalls",
+    },
+    Figure {
+        name: "longest-interrupts-off",
         text: "longest section with interrupts off",
-        unit: "instructions",
+        unit: "",
         target: Target::AtMost(20_000.0),
         peer: "not published",
     },
     Figure {
-        name: "memory-set-aside",
+        name: "memory-set-aside-kib",
         text: "memory set aside on a 2 GiB machine",
-        unit: "bytes",
-        target: Target::AtMost((6 << 20) as f64),
-        peer: "pKVM 18 MiB",
+        unit: "KiB",
+        target: Target::AtMost((6 << 10) as f64),
+        peer: "pKVM 18,432 KiB",
     },
     Figure {
-        name: "wipe-ratio",
+        name: "native-wiping",
         text: "native: wiping in 2 MiB conversions against memset",
         unit: "%",
         target: Target::AtLeast(90.0),
-        peer: "memset 100",
+        peer: "",
     },
     Figure {
-        name: "scaling",
-        text: "native: conversions on 2 threads against 1",
+        name: "native-pages-per-second",
+        text: "native: conversions of 4 KiB per second, one thread",
+        unit: "",
+        target: Target::None,
+        peer: "",
+    },
+    Figure {
+        name: "native-scaling-4k",
+        text: "native: 4 KiB conversions on 2 threads against 1",
         unit: "x",
         target: Target::AtLeast(1.9),
-        peer: "global lock 1.0",
+        peer: "global lock 1.00 x",
+    },
+    Figure {
+        name: "native-scaling-2m",
+        text: "native: 2 MiB conversions on 2 threads against 1",
+        unit: "x",
+        target: Target::AtLeast(1.9),
+        peer: "global lock 1.00 x",
     },
 ];
 
@@ -112,51 +141,54 @@ const SCENE: Scenario = Scenario {
 
 /// Measures and prints the table. Figures that miss their target are marked; only a missing figure is an error.
 pub fn run(emulated_only: bool) -> Result<()> {
-    let stop = terminal::stop_flag();
-    let bench = Bench::prepare(&[])?;
-    let mut found: Vec<(String, f64)> = Vec::new();
-    for dialect in [Dialect::Pkvm, Dialect::Realm] {
-        let scene = Scenario { dialect, ..SCENE };
-        let mut machine = stage::machine(&bench, &scene)?;
-        machine.count_instructions = true;
-        let step = Step::start("emulated figures");
-        let session = Session::start(&bench.emulator, &machine)?;
-        let mut log = String::new();
-        let verdict = session.follow(Some(Duration::from_secs(scene.timeout)), &stop, |event, _| {
-            if let Event::Log(line) = event {
-                log.push_str(line);
-                log.push('\n');
-                step.note(line);
-            }
-            true
-        });
-        crate::bundle::write_if_changed(
-            &paths::target().join(format!("bench-{}.log", dialect.name())),
-            log.as_bytes(),
-        )?;
-        collect(&log, &mut found);
-        if !verdict.is_ok() {
-            bail!("the {} measurement did not end well: {verdict}", dialect.name());
-        }
-        step.done(dialect.name());
-    }
+    let mut found = Vec::new();
+    emulated(&mut found)?;
     if !emulated_only {
         native(&mut found);
     }
     print(&found);
-    let emulated = |f: &&Figure| !f.text.starts_with("native");
-    if let Some(missing) = FIGURES.iter().filter(emulated).find(|f| !found.iter().any(|(name, _)| name == f.name)) {
+    let wanted = FIGURES.iter().filter(|figure| !figure.name.starts_with("native-"));
+    if let Some(missing) = wanted.into_iter().find(|figure| !found.iter().any(|(name, _)| name == figure.name)) {
         bail!("no figure was measured for `{}`", missing.name);
     }
     Ok(())
 }
 
-/// Takes `bench: <name> <value>` lines; a name that was seen before keeps its first value unless the new one is worse.
+/// Counts instructions: the test host runs measuring guests of both dialects in one boot.
+fn emulated(found: &mut Vec<(String, f64)>) -> Result<()> {
+    let stop = terminal::stop_flag();
+    let bench = Bench::prepare(&[])?;
+    let mut machine = stage::machine(&bench, &SCENE)?;
+    machine.count_instructions = true;
+    let step = Step::start("emulated figures");
+    let session = Session::start(&bench.emulator, &machine)?;
+    let mut log = String::new();
+    let verdict = session.follow(Some(Duration::from_secs(SCENE.timeout)), &stop, |event, _| {
+        if let Event::Log(line) = event {
+            log.push_str(line);
+            log.push('\n');
+            step.note(line);
+        }
+        true
+    });
+    let file = paths::target().join("bench.log");
+    crate::bundle::write_if_changed(&file, log.as_bytes())?;
+    collect(&log, found);
+    if !verdict.is_ok() {
+        bail!("the measurement did not end well: {verdict} (log: {})", file.display());
+    }
+    step.done("counted");
+    Ok(())
+}
+
+/// Takes `bench: <name> <value>` lines; the worse of two values for one name counts.
 fn collect(log: &str, found: &mut Vec<(String, f64)>) {
     for line in log.lines() {
         let Some((_, text)) = line.split_once("bench: ") else { continue };
         let mut words = text.split_whitespace();
-        let (Some(name), Some(Ok(value))) = (words.next(), words.next().map(str::parse::<f64>)) else { continue };
+        let (Some(name), Some(value)) = (words.next(), words.next()) else { continue };
+        let hexadecimal = value.strip_prefix("0x").and_then(|digits| u64::from_str_radix(digits, 16).ok());
+        let Some(value) = hexadecimal.map(|v| v as f64).or_else(|| value.parse().ok()) else { continue };
         match found.iter_mut().find(|(known, _)| known == name) {
             Some((_, old)) => *old = old.max(value),
             None => found.push((name.to_owned(), value)),
@@ -164,27 +196,68 @@ fn collect(log: &str, found: &mut Vec<(String, f64)>) {
     }
 }
 
-/// Runs guestmem's native benchmark, where there is one.
+/// Runs guestmem's native benchmark.
 fn native(found: &mut Vec<(String, f64)>) {
     let step = Step::start("native figures");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["bench", "--package", "guestmem"]).current_dir(paths::root()).stdin(Stdio::null());
-    match cargo.output() {
+    cargo.args(["bench", "--package", "guestmem", "--bench", "conversions"]);
+    match cargo.current_dir(paths::root()).stdin(Stdio::null()).output() {
         Ok(out) if out.status.success() => {
             let text = String::from_utf8_lossy(&out.stdout);
-            for line in text.lines().filter(|l| !l.starts_with("bench: ") && !l.trim().is_empty()) {
-                step.println(&format!("  {line}"));
-            }
-            collect(&text, found);
-            step.done("cargo bench -p guestmem");
+            let times = divan_medians(&text);
+            let time = |name: &str, threads: u32| times.iter().find(|t| t.0 == name && t.1 == threads).map(|t| t.2);
+            let mut add = |name: &str, value: Option<f64>| found.extend(value.map(|value| (name.to_owned(), value)));
+            // Each of two threads does as much as the one did alone.
+            let scaling = |name| Some(2.0 * time(name, 1)? / time(name, 2)?);
+            add("native-wiping", time("memset", 1).and_then(|memset| Some(100.0 * memset / time("block_aliased", 1)?)));
+            add("native-pages-per-second", time("page", 1).map(|nanoseconds| 2e9 / nanoseconds));
+            add("native-scaling-4k", scaling("page"));
+            add("native-scaling-2m", scaling("block_aliased"));
+            step.done("medians of cargo bench -p guestmem");
         }
         Ok(out) => step.done(&format!("not to be had: cargo bench ended with {}", out.status)),
         Err(error) => step.done(&format!("not to be had: {error}")),
     }
 }
 
+/// Name, threads and median in nanoseconds of each row of divan's table.
+fn divan_medians(text: &str) -> Vec<(String, u32, f64)> {
+    let mut rows = Vec::new();
+    let mut group = String::new();
+    for line in text.lines() {
+        let cells: Vec<&str> = line.trim_start_matches(['│', '├', '╰', '─', ' ']).split('│').collect();
+        let mut words = cells[0].split_whitespace();
+        // Rows of rates start with a number; only the rows of times count.
+        let Some(name) = words.next().filter(|word| !word.starts_with(|c: char| c.is_ascii_digit())) else { continue };
+        let median = cells.get(2).and_then(|cell| nanoseconds(cell));
+        match (name.strip_prefix("t=").and_then(|n| n.parse().ok()), median) {
+            (Some(threads), Some(median)) => rows.push((group.clone(), threads, median)),
+            (None, Some(median)) if words.next().is_some_and(|w| w.starts_with(|c: char| c.is_ascii_digit())) => {
+                rows.push((name.to_owned(), 1, median));
+            }
+            _ => group = name.to_owned(),
+        }
+    }
+    rows
+}
+
+/// `54.11 µs` as 54,110.
+fn nanoseconds(cell: &str) -> Option<f64> {
+    let mut words = cell.split_whitespace();
+    let value: f64 = words.next()?.parse().ok()?;
+    let unit = match words.next()? {
+        "ps" => 1e-3,
+        "ns" => 1.0,
+        "µs" => 1e3,
+        "ms" => 1e6,
+        "s" => 1e9,
+        _ => return None,
+    };
+    Some(value * unit)
+}
+
 fn print(found: &[(String, f64)]) {
-    println!("{:<52} {:>12} {:>12}  {:<7} others", "figure", "measured", "target", "");
+    println!("{:<52} {:>12} {:>12}  {:<7} others", "figure (instructions, unless said)", "measured", "target", "");
     for figure in FIGURES {
         let value = found.iter().find(|(name, _)| name == figure.name).map(|(_, value)| *value);
         let measured = value.map_or_else(|| "-".into(), |v| amount(v, figure.unit));
@@ -210,8 +283,7 @@ fn print(found: &[(String, f64)]) {
 /// A number for people.
 fn amount(value: f64, unit: &str) -> String {
     match unit {
-        "bytes" if value >= f64::from(1 << 20) => format!("{:.2} MiB", value / f64::from(1 << 20)),
-        "bytes" => format!("{:.0} KiB", value / 1024.0),
+        "KiB" => format!("{} KiB", amount(value, "")),
         "%" => format!("{value:.0} %"),
         "x" => format!("{value:.2} x"),
         _ => {
@@ -244,8 +316,22 @@ mod tests {
 
     #[test]
     fn numbers_are_readable() {
-        assert_eq!(amount(1_234_567.0, "instructions"), "1,234,567");
+        assert_eq!(amount(1_234_567.0, ""), "1,234,567");
         assert_eq!(amount(99.0, ""), "99");
-        assert_eq!(amount(f64::from(6 << 20), "bytes"), "6.00 MiB");
+        assert_eq!(amount(6144.0, "KiB"), "6,144 KiB");
+    }
+
+    #[test]
+    fn the_native_table_is_read() {
+        let table = "conversions        fastest       │ slowest       │ median        │ mean          │ samples │ iters\n\
+                     ├─ memset                       │               │               │               │         │\n\
+                     │  ├─ t=1         36.55 µs      │ 150.1 µs      │ 37.34 µs      │ 39.47 µs      │ 100     │ 100\n\
+                     │  │              114.7 GB/s    │ 27.94 GB/s    │ 112.3 GB/s    │ 106.2 GB/s    │         │\n\
+                     │  ╰─ t=2         37.16 µs      │ 142.9 µs      │ 50.7 µs       │ 53.08 µs      │ 100     │ 100\n\
+                     ╰─ page_unwiped   62.84 ns      │ 86.94 ns      │ 73.64 ns      │ 73.82 ns      │ 100     │ 3200\n";
+        let rows = divan_medians(table);
+        let expected =
+            [("memset".to_owned(), 1, 37_340.0), ("memset".into(), 2, 50_700.0), ("page_unwiped".into(), 1, 73.64)];
+        assert_eq!(rows, expected);
     }
 }

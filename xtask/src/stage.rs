@@ -142,7 +142,23 @@ fn judge(scenario: &Scenario, transcript: &Transcript, verdict: &Verdict) -> Res
     if let Some(text) = scenario.log.iter().find(|text| !transcript.log.contains(**text)) {
         return Err(format!("the log never said {text:?}"));
     }
+    for (text, least) in scenario.at_least {
+        match number_after(transcript, text) {
+            Some(number) if number >= *least => {}
+            Some(number) => return Err(format!("{text:?} is followed by {number}, not by at least {least}")),
+            None => return Err(format!("nothing ever said {text:?} and a number")),
+        }
+    }
     Ok(())
+}
+
+/// The number that follows a text on the console or in the log.
+fn number_after(transcript: &Transcript, text: &str) -> Option<u64> {
+    let after = |all: &str| {
+        let rest = &all[all.find(text)? + text.len()..];
+        rest[..rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len())].parse().ok()
+    };
+    after(&transcript.console).or_else(|| after(&transcript.log))
 }
 
 #[cfg(test)]
@@ -157,6 +173,10 @@ mod tests {
         let good = transcript("guest: pass a\nguest: done, 1 passed, 0 failed\n");
         assert_eq!(judge(scenario, &good, &Verdict::Ok), Ok(()));
         assert!(judge(scenario, &transcript(""), &Verdict::Ok).is_err(), "silence is no pass");
+        assert!(
+            judge(scenario, &transcript("guest: done, 0 passed, 0 failed"), &Verdict::Ok).is_err(),
+            "nor is nothing"
+        );
         assert!(judge(scenario, &good, &Verdict::Timeout(9)).is_err());
         assert!(judge(scenario, &good, &Verdict::Crash(vec!["x".into()])).is_err());
         assert!(judge(scenario, &good, &Verdict::Ended("guest reset".into())).is_err());

@@ -42,15 +42,8 @@ pub unsafe fn wipe(address: u64) {
         // SAFETY: the caller's frame, 64 blocks of 64 bytes.
         unsafe {
             asm!(
-                "2:",
-                "dc zva, {a}", "add {b}, {a}, #64", "dc zva, {b}", "add {b}, {a}, #128", "dc zva, {b}",
-                "add {b}, {a}, #192", "dc zva, {b}", "add {b}, {a}, #256", "dc zva, {b}", "add {b}, {a}, #320",
-                "dc zva, {b}", "add {b}, {a}, #384", "dc zva, {b}", "add {b}, {a}, #448", "dc zva, {b}",
-                "add {a}, {a}, #512",
-                "cmp {a}, {end}",
-                "b.lo 2b",
-                a = inout(reg) address => _, b = out(reg) _, end = in(reg) address + abi::FRAME_SIZE,
-                options(nostack)
+                ".rept 63", "dc zva, {a}", "add {a}, {a}, #64", ".endr", "dc zva, {a}",
+                a = inout(reg) address => _, options(nostack)
             );
         }
     } else {

@@ -6,7 +6,7 @@ use crate::vm::{ArchVm, Dialect, Vm, ending};
 use crate::{Postern, Refused};
 use abi::host::{self, GUEST_RAM_MAX, META_FRAMES_MIN, VCPUS_MAX, VmConfig, vm_state};
 use core::sync::atomic::{AtomicU64, Ordering};
-use guestmem::{Budget, Gfn, Guest, Layout, OwnerId, Pfn, Progress, Space};
+use guestmem::{Budget, Gfn, Guest, Layout, OwnerId, Pfn, Progress, Record, Refusal, Space, State};
 use spin::{Mutex, Once};
 
 /// See [`host::VM_CREATE`].
@@ -34,6 +34,14 @@ fn run(postern: &Postern, [config, meta, count, ..]: [u64; 6]) -> Result<Reply, 
     if count < META_FRAMES_MIN || !meta.is_multiple_of(2 * abi::FRAME_SIZE) {
         return Err(Refused::Invalid("the metadata: at least 4 frames from a multiple of 8 KiB"));
     }
+    // Looked at first, so that only a host that changes them meanwhile gets half way.
+    if let Some(record) = frames.clone().map(|frame| postern.core.lookup(frame)).find(|record| !is_free(record)) {
+        return Err(Refused::Core(match record.state {
+            State::Absent => Refusal::NotRam,
+            State::Host => Refusal::Pinned,
+            state => Refusal::NotOwner(state),
+        }));
+    }
     let (mut slot, owner, handle) = postern.vms.vacant()?;
     let memory = guest(owner, frame(meta)?, dialect, &config);
     for frame in frames {
@@ -57,6 +65,11 @@ fn run(postern: &Postern, [config, meta, count, ..]: [u64; 6]) -> Result<Reply, 
         entry: Once::new(),
     });
     Ok(done([handle, 0, 0]))
+}
+
+/// Whether a frame is the host's to give.
+fn is_free(record: &Record) -> bool {
+    record.state == State::Host && record.pins() == 0
 }
 
 fn guest(owner: OwnerId, root: Pfn, dialect: Dialect, config: &VmConfig) -> Guest {

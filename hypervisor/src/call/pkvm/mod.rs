@@ -30,7 +30,7 @@ pub fn dispatch(postern: &Postern, vm: &Vm, page: &VcpuPage, function: u64, argu
 }
 
 /// The calls worth answering at once, when they succeed.
-#[inline]
+#[inline(always)]
 pub fn quick(postern: &Postern, vm: &Vm, function: u64, arguments: [u64; 3]) -> Option<[u64; 4]> {
     match function & !smccc::SVE_HINT {
         pkvm::FEATURES => Some([pkvm::FEATURE_BITS, 0, 0, 0]),
