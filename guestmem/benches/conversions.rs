@@ -130,7 +130,7 @@ fn page_aliased_unwiped(bencher: Bencher<'_, '_>) {
 #[divan::bench(threads = [1, 2])]
 fn block_aliased(bencher: Bencher<'_, '_>) {
     let World { core, aliased: vm, .. } = &*WORLD;
-    bencher.counter(BytesCount::new(2_u64 * 2 << 20)).bench(|| {
+    bencher.counter(BytesCount::new(4_u64 << 20)).bench(|| {
         let start = Gfn::new(own_block());
         for to in [Visibility::Shared, Visibility::Private] {
             // Another thread's conversion may hold the VM's structure for a moment.
@@ -143,7 +143,7 @@ fn block_aliased(bencher: Bencher<'_, '_>) {
 #[divan::bench(threads = [1, 2])]
 fn memset(bencher: Bencher<'_, '_>) {
     let core = &WORLD.core;
-    bencher.counter(BytesCount::new(2_u64 * 2 << 20)).bench(|| {
+    bencher.counter(BytesCount::new(4_u64 << 20)).bench(|| {
         let words = core.machine.words(Pfn::new(block(6) + own_block())).as_ptr().cast_mut();
         for _ in 0..2 {
             // SAFETY: the frames of a block follow each other in the vector, and nothing else uses them meanwhile.
@@ -156,7 +156,7 @@ fn memset(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn donate_and_reclaim_a_block(bencher: Bencher<'_, '_>) {
     let core = &WORLD.core;
-    bencher.counter(BytesCount::new(2_u64 * 2 << 20)).bench_local(|| {
+    bencher.counter(BytesCount::new(4_u64 << 20)).bench_local(|| {
         let layout = Layout { ram: Gfn::new(0)..Gfn::new(512), alias: None };
         let vm = Guest::new(OwnerId::new(3).unwrap(), Pfn::new(200), layout);
         (200..204).for_each(|frame| core.donate_meta(&vm, Pfn::new(frame)).unwrap());

@@ -33,7 +33,7 @@ pub enum HostFault {
 }
 
 impl<M: Machine> Core<M> {
-    /// Holds a frame where it is: the host's own frames for Postern, a guest's shared ones for the host. `state` is the
+    /// Holds a frame where it is: a guest's shared one, or one of the host's own. `state` is the
     /// one the caller counts on.
     ///
     /// # Errors
@@ -67,6 +67,32 @@ impl<M: Machine> Core<M> {
         if count == 0 && record.state == State::Host {
             block.merge(frame);
         }
+        Ok(())
+    }
+
+    /// Borrows a frame of the host's for Postern's own use: the host keeps it and cannot give it away meanwhile.
+    ///
+    /// # Errors
+    /// [`Refusal::NotRam`]; [`Refusal::NotOwner`] when it is not the host's or is lent already; [`Refusal::Pinned`];
+    /// [`Refusal::NoPool`].
+    pub fn lend(&self, frame: Pfn) -> Result<(), Refusal> {
+        let mut block = self.lock(frame)?;
+        let state = permit(block.record(frame), Event::Lend, None)?;
+        let reserve = block.reserve()?;
+        block.split(reserve);
+        block.set(frame, Record::plain(state));
+        Ok(())
+    }
+
+    /// Ends [`Core::lend`].
+    ///
+    /// # Errors
+    /// [`Refusal::NotRam`]; [`Refusal::NotOwner`] when the frame is not lent.
+    pub fn end_lend(&self, frame: Pfn) -> Result<(), Refusal> {
+        let mut block = self.lock(frame)?;
+        let state = permit(block.record(frame), Event::EndLend, None)?;
+        block.set(frame, Record::plain(state));
+        block.merge(frame);
         Ok(())
     }
 
@@ -153,7 +179,7 @@ impl<M: Machine> Core<M> {
         }
         let block = self.lock(frame)?;
         match block.record(frame).state {
-            State::Host | State::Shared => Ok(f(self.machine.words(frame))),
+            state if state.host_may_access() => Ok(f(self.machine.words(frame))),
             State::Poisoned => Err(Refusal::Poisoned),
             state => Err(Refusal::NotOwner(state)),
         }
@@ -164,7 +190,7 @@ impl<M: Machine> Core<M> {
         let record = self.lookup(Pfn::from_addr(address));
         match record.state {
             State::Absent => HostFault::NotRam,
-            State::Host | State::Shared => HostFault::Retry,
+            state if state.host_may_access() => HostFault::Retry,
             state => HostFault::Denied(state),
         }
     }

@@ -182,7 +182,8 @@ impl<M: Machine> Core<M> {
     /// The tables of a frame's owner against its record; the same for the `frames` of a whole block.
     fn audit_owned(&self, vms: Vms<'_, '_>, frame: Pfn, frames: u64, record: Record, audit: &mut Audit) {
         let Some(owner) = record.owner else {
-            let ownerless = matches!(record.state, State::Absent | State::Host | State::Postern | State::Poisoned);
+            let ownerless =
+                matches!(record.state, State::Absent | State::Host | State::Lent | State::Postern | State::Poisoned);
             audit.check(ownerless, Violation::Record(frame));
             return;
         };

@@ -186,7 +186,7 @@ impl<'a, M: Machine> Block<'a, M> {
             if let Slot::Table(table) = Core::<M>::read(slot.load(Ordering::Relaxed), BLOCK_LEVEL) {
                 slot.store(0, Ordering::Release);
                 // Pages of the block, and the table itself, may be cached under any of its addresses.
-                let _same_owner = core.flush(Cut::new(self.first, Size::Block).from_all(Space::Host), self.first);
+                let _same_owner = core.flush(Cut::new(self.first, Size::Block).everywhere(Space::Host), self.first);
                 core.pool.push(&core.machine, table);
             }
             if summary.host_may_access() {

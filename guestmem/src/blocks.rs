@@ -104,12 +104,11 @@ impl<M: Machine> Core<M> {
         let past = start.offset(BLOCK_FRAMES);
         let slot = self.slot(vm.root(), start.get(), BLOCK_LEVEL);
         let slot = slot.map_or(Slot::Empty, |slot| Self::read(slot.load(Ordering::Acquire), BLOCK_LEVEL));
-        if let Slot::Marked(_) = slot {
-            if let Some(done) = self.meet_motion(vm, start, to, budget)? {
+        if let Slot::Marked(_) = slot
+            && let Some(done) = self.meet_motion(vm, start, to, budget)? {
                 // Somebody asks for more than is done: it was not this caller who began. All answers say progress.
                 return if done > gfns.start { Ok(done.min(gfns.end)) } else { Err(Refusal::Busy) };
             }
-        }
         let (wanted, same) = self.wanted_run(vm, gfns.clone());
         if wanted == to {
             return Ok(same);
@@ -118,11 +117,10 @@ impl<M: Machine> Core<M> {
         if slot == Slot::Empty {
             return self.convert_absent(vm, part, to);
         }
-        if part.end.since(part.start) == BLOCK_FRAMES {
-            if let Some(done) = self.turn_block(vm, start, to, budget)? {
+        if part.end.since(part.start) == BLOCK_FRAMES
+            && let Some(done) = self.turn_block(vm, start, to, budget)? {
                 return Ok(done);
             }
-        }
         self.convert_pages(vm, part, to, budget)
     }
 

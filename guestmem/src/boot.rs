@@ -80,7 +80,7 @@ impl<M: Machine> Core<M> {
     /// [`Refusal::OutOfRange`] when RAM or a device is out of the table's reach, [`Refusal::Occupied`] when a device
     /// overlaps RAM, [`Refusal::NoPool`].
     pub fn build_host_table(&self, root: Pfn, devices: &[Range<u64>]) -> Result<(), Refusal> {
-        if root.get() % M::Format::ROOT_FRAMES != 0 {
+        if !root.get().is_multiple_of(M::Format::ROOT_FRAMES) {
             return Err(Refusal::Unaligned);
         }
         for frame in (0..M::Format::ROOT_FRAMES).map(|index| root.offset(index)) {
@@ -171,6 +171,6 @@ impl<M: Machine> Core<M> {
     fn device_fits(&self, root: Pfn, at: u64, end: u64, level: u32) -> bool {
         let frames = 1_u64 << level_shift(level);
         let empty = |slot: &crate::sync::Word| slot.load(Ordering::Relaxed) == 0;
-        at % frames == 0 && end - at >= frames && self.slot(root, at, level).is_none_or(empty)
+        at.is_multiple_of(frames) && end - at >= frames && self.slot(root, at, level).is_none_or(empty)
     }
 }

@@ -35,11 +35,10 @@ impl PageSlots<'_> {
         if let Slot::Leaf(..) = Core::<M>::read(slot.swap(Core::<M>::mark(frame), Ordering::AcqRel), PAGE_LEVEL) {
             cut = cut.from(vm.space(), number << FRAME_SHIFT, Size::Page);
         }
-        if let Some((slot, number)) = self.alias {
-            if slot.swap(0, Ordering::AcqRel) != 0 {
+        if let Some((slot, number)) = self.alias
+            && slot.swap(0, Ordering::AcqRel) != 0 {
                 cut = cut.from(vm.space(), number << FRAME_SHIFT, Size::Page);
             }
-        }
         cut
     }
 }
@@ -56,7 +55,7 @@ impl BlockSlots<'_> {
                 Slot::Leaf(..) => cut = cut.from(vm.space(), number << FRAME_SHIFT, Size::Block),
                 Slot::Table(table) => {
                     *detached = Some(table);
-                    cut = cut.from_all(vm.space());
+                    cut = cut.everywhere(vm.space());
                 }
                 Slot::Empty | Slot::Marked(_) => {}
             }

@@ -216,7 +216,7 @@ impl Guest {
     pub(crate) fn layout_fits<M: Machine>(&self) -> bool {
         let Range { start, end } = self.layout.ram;
         let sane = start < end && end.get() <= GFN_END.min(Core::<M>::REACH);
-        let root_aligned = self.root.get() % M::Format::ROOT_FRAMES == 0;
+        let root_aligned = self.root.get().is_multiple_of(M::Format::ROOT_FRAMES);
         let alias_fits = self.layout.alias.is_none_or(|bit| {
             (FRAME_SHIFT..48).contains(&bit)
                 && end.get() <= 1 << (bit - FRAME_SHIFT)

@@ -80,7 +80,7 @@ impl Cut {
     }
 
     /// Several translations or a table were removed.
-    pub(crate) fn from_all(self, space: Space) -> Self {
+    pub(crate) fn everywhere(self, space: Space) -> Self {
         self.and(Stale::All(space))
     }
 

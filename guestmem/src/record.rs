@@ -12,7 +12,7 @@ use crate::{Gfn, OwnerId};
 pub enum State {
     /// Not RAM that Postern manages.
     Absent = 0,
-    /// The host's. May be pinned by Postern (a vCPU's run page): then it cannot be given away.
+    /// The host's. The count is that of pins left over from the time when it was a guest's and shared.
     Host = 1,
     /// Postern's own: image, heap, host tables, record pages and the pool they come from.
     Postern = 2,
@@ -32,11 +32,13 @@ pub enum State {
     Returning = 9,
     /// Failed in hardware: mapped nowhere, never used again.
     Poisoned = 10,
+    /// The host's, and Postern reads and writes it too (a vCPU's run page): it stays where it is until Postern is done.
+    Lent = 11,
 }
 
 impl State {
     /// Every state, in the order of its number.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Absent,
         Self::Host,
         Self::Postern,
@@ -48,12 +50,13 @@ impl State {
         Self::Closing,
         Self::Returning,
         Self::Poisoned,
+        Self::Lent,
     ];
 
     /// Whether the host's tables map a frame in this state.
     #[inline]
     pub const fn host_may_access(self) -> bool {
-        matches!(self, Self::Host | Self::Shared)
+        matches!(self, Self::Host | Self::Shared | Self::Lent)
     }
 
     #[inline]
@@ -204,6 +207,6 @@ mod tests {
 
     #[test]
     fn an_unknown_state_reads_as_poisoned() {
-        assert_eq!(Record::unpack(11).state, State::Poisoned);
+        assert_eq!(Record::unpack(State::ALL.len() as u64).state, State::Poisoned);
     }
 }

@@ -36,6 +36,10 @@ pub enum Event {
     Pin,
     /// Host or Postern: undoes one pin.
     Unpin,
+    /// Postern: begins to use a frame of the host's.
+    Lend,
+    /// Postern: is done with it.
+    EndLend,
     /// Guest: gives the page back to the host.
     Relinquish,
     /// Host: takes back a page of a VM that is being taken down.
@@ -50,7 +54,7 @@ pub enum Event {
 
 impl Event {
     /// Every event, in the order of its number.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::Claim,
         Self::Topup,
         Self::DonateMeta,
@@ -66,6 +70,8 @@ impl Event {
         Self::Closed,
         Self::Pin,
         Self::Unpin,
+        Self::Lend,
+        Self::EndLend,
         Self::Relinquish,
         Self::Reclaim,
         Self::Return,
@@ -84,6 +90,8 @@ impl Event {
                 | Self::Load
                 | Self::Pin
                 | Self::Unpin
+                | Self::Lend
+                | Self::EndLend
                 | Self::Poison
         )
     }
@@ -92,7 +100,14 @@ impl Event {
     const fn needs_no_pins(self) -> bool {
         matches!(
             self,
-            Self::Claim | Self::Topup | Self::DonateMeta | Self::Donate | Self::Load | Self::Unshare | Self::Close
+            Self::Claim
+                | Self::Topup
+                | Self::DonateMeta
+                | Self::Donate
+                | Self::Load
+                | Self::Lend
+                | Self::Unshare
+                | Self::Close
         )
     }
 }
@@ -140,6 +155,8 @@ const fn rule(state: State, event: Event) -> Rule {
         (S::Shared, E::Close) => Rule::To(S::Closing),
         (S::Closing, E::Closed) => Rule::To(S::Private),
         (S::Host | S::Shared, E::Pin | E::Unpin) => Rule::To(state),
+        (S::Host, E::Lend) => Rule::To(S::Lent),
+        (S::Lent, E::EndLend) => Rule::To(S::Host),
         // What the host could see already is not wiped on its way back, and keeps its pins.
         (S::Shared, E::Relinquish | E::Reclaim) => Rule::To(S::Host),
         (S::Private, E::Relinquish) => Rule::To(S::Returning),
@@ -209,6 +226,18 @@ pub fn render() -> String {
         text.push('\n');
     }
     text
+}
+
+/// Where the table begins and ends in a document.
+#[cfg(any(test, feature = "fake"))]
+const MARKERS: [&str; 2] = ["<!-- transition table: rendered, do not edit -->\n", "<!-- end of transition table -->"];
+
+/// Puts a rendered table between the markers of a document; none if it has no markers.
+#[cfg(any(test, feature = "fake"))]
+pub fn insert(page: &str, table: &str) -> Option<String> {
+    let start = page.find(MARKERS[0])? + MARKERS[0].len();
+    let end = start + page[start..].find(MARKERS[1])?;
+    Some([&page[..start], table, &page[end..]].concat())
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use crate::measure::{Extensible, Measurement};
 use crate::vcpu::VcpuPage;
 use abi::host::{VCPUS_MAX, VMS_MAX, VmConfig, dialect, vm_state};
 use core::sync::atomic::{AtomicU64, Ordering};
-use guestmem::{Gfn, Guest, OwnerId, Pfn};
+use guestmem::{Gfn, Guest, OwnerId};
 use spin::{Mutex, Once, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// The guest ABI of a VM.
@@ -172,18 +172,6 @@ impl Vms {
             }
         }
         Err(full)
-    }
-
-    /// Whether `frame` is the run page of a vCPU.
-    pub fn is_run_page(&self, frame: Pfn) -> Result<bool, Refused> {
-        for slot in &self.slots {
-            let guard = slot.try_read().ok_or(Refused::Busy("VM"))?;
-            let mut vcpus = guard.iter().flat_map(|vm| &vm.vcpus).filter_map(Once::get);
-            if vcpus.any(|page| page.run_page == frame) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// Makes the handle invalid for good; the caller empties the slot.

@@ -19,7 +19,7 @@ fn run(postern: &Postern, [address, ..]: [u64; 6]) -> Result<Reply, Refused> {
     let record = postern.core.lookup(frame(address)?);
     let (state, pins) = match record.state {
         State::Absent => (states::ABSENT, 0),
-        State::Host => (states::HOST, record.count),
+        State::Host | State::Lent => (states::HOST, record.count),
         State::Postern => (states::POSTERN, 0),
         State::Meta => (states::META, 0),
         State::Private => (states::PRIVATE, 0),

@@ -3,7 +3,6 @@
 use super::{Call, DONE, Reply, frame};
 use crate::{Postern, Refused};
 use abi::host;
-use guestmem::{Refusal, State};
 
 /// See [`host::UNPIN`].
 pub const CALL: Call = Call {
@@ -11,16 +10,11 @@ pub const CALL: Call = Call {
     name: "UNPIN",
     arguments: &["physical address"],
     results: &[],
-    summary: "Undoes one PIN; not Postern's own hold on a run page.",
+    summary: "Undoes one PIN.",
     run,
 };
 
 fn run(postern: &Postern, [address, ..]: [u64; 6]) -> Result<Reply, Refused> {
-    let frame = frame(address)?;
-    // A frame of the host's is held either because it was pinned when a guest, gone since, shared it, or as a run page.
-    if postern.core.lookup(frame).state == State::Host && postern.vms.is_run_page(frame)? {
-        return Err(Refused::Core(Refusal::NotOwner(State::Host)));
-    }
-    postern.core.unpin(frame)?;
+    postern.core.unpin(frame(address)?)?;
     Ok(DONE)
 }

@@ -6,7 +6,7 @@ use crate::{Postern, Refused, place};
 use abi::host::{self, vm_state};
 use arch::machine::Vcpu;
 use core::sync::atomic::{AtomicBool, AtomicU64};
-use guestmem::{Pfn, State};
+use guestmem::Pfn;
 use spin::Mutex;
 
 /// See [`host::VCPU_CREATE`].
@@ -31,12 +31,12 @@ fn run(postern: &Postern, [handle, index, run_page, ..]: [u64; 6]) -> Result<Rep
         if vm.vcpu(index).is_ok() {
             return Err(Refused::Exists("vCPU"));
         }
-        postern.core.pin(run_page, State::Host)?;
+        postern.core.lend(run_page)?;
         let meta = match postern.core.alloc_meta(&vm.memory) {
             Ok(meta) => meta,
             Err(refusal) => {
-                // Pinned above, so there is a pin to undo.
-                let _ = postern.core.unpin(run_page);
+                // Lent above, so there is a loan to end.
+                let _ = postern.core.end_lend(run_page);
                 return Err(refusal.into());
             }
         };

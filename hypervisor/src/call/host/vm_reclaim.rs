@@ -26,7 +26,7 @@ fn run(postern: &Postern, [handle, ..]: [u64; 6]) -> Result<Reply, Refused> {
         // The lock on the slot says that nobody uses the reference; from here on nobody can get it, and the frame it
         // points to is wiped with the rest of the metadata.
         let Some(run_page) = core::mem::take(vcpu).get().map(|page| page.run_page) else { continue };
-        if let Err(refusal) = postern.core.unpin(run_page) {
+        if let Err(refusal) = postern.core.end_lend(run_page) {
             log::error!("a run page does not go back: {refusal:?}");
         }
     }
