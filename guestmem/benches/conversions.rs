@@ -165,3 +165,13 @@ fn donate_and_reclaim_a_block(bencher: Bencher<'_, '_>) {
         while core.reclaim(&vm, &mut Budget::unlimited()) == Progress::More {}
     });
 }
+
+/// A block of the host split for one page, and merged again.
+#[divan::bench]
+fn split_and_merge(bencher: Bencher<'_, '_>) {
+    let core = &WORLD.core;
+    bencher.bench_local(|| {
+        core.pin(Pfn::new(block(11) + 77), State::Host).unwrap();
+        core.unpin(Pfn::new(block(11) + 77)).unwrap();
+    });
+}

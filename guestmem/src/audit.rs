@@ -3,6 +3,8 @@
 //! The cursor goes over all blocks of RAM first, then over the host's table, then over each VM's tables. Every frame's
 //! record says what all tables have to hold for it; every leaf in a table has to be justified by a record.
 
+use ::core::ops::Range;
+
 use crate::block::Block;
 use crate::guest::Guest;
 use crate::record::{Record, State};
@@ -55,8 +57,11 @@ impl Audit {
     }
 }
 
-/// Cost of a look at a block, in units of [`Budget`].
-const BLOCK_UNITS: u64 = 64;
+/// Frames, or table entries, that are looked at in one piece, so that no call takes long.
+const PIECE: u64 = 64;
+const PIECES: u64 = BLOCK_FRAMES / PIECE;
+/// Cost of a look at a piece, in units of [`Budget`].
+const PIECE_UNITS: u64 = 64;
 
 const PHASE_SHIFT: u32 = 60;
 const OWNER_SHIFT: u32 = 48;
@@ -82,7 +87,7 @@ impl<M: Machine> Core<M> {
         let mut next = Some(cursor);
         budget.begin();
         while let Some(cursor) = next {
-            if !budget.look(&self.machine, BLOCK_UNITS) {
+            if !budget.look(&self.machine, PIECE_UNITS) {
                 break;
             }
             next = self.audit_at(vms, cursor, &mut audit);
@@ -95,15 +100,15 @@ impl<M: Machine> Core<M> {
         let (phase, owner) = (cursor >> PHASE_SHIFT, cursor >> OWNER_SHIFT & 0xfff);
         let at = cursor & ((1 << OWNER_SHIFT) - 1);
         match phase {
-            BLOCKS => match self.nth_block(at) {
+            BLOCKS => match self.nth_block(at / PIECES) {
                 Some(first) => {
-                    self.audit_block(vms, first, audit);
-                    Some(cursor + 1)
+                    let pieces = self.audit_block(vms, first, at % PIECES, audit);
+                    Some(cursor + pieces)
                 }
                 None => Some(HOST << PHASE_SHIFT),
             },
-            HOST if at < Self::REACH >> level_shift(1) => {
-                self.audit_host(at, audit);
+            HOST if at / PIECES < Self::REACH >> level_shift(1) => {
+                self.audit_host(at / PIECES, at % PIECES, audit);
                 Some(cursor + 1)
             }
             HOST => Some(GUESTS << PHASE_SHIFT | 1 << OWNER_SHIFT),
@@ -130,9 +135,11 @@ impl<M: Machine> Core<M> {
         None
     }
 
-    fn audit_block(&self, vms: Vms<'_, '_>, first: Pfn, audit: &mut Audit) {
-        let Ok(block) = self.lock(first) else { return };
-        self.audit_host_block(&block, audit);
+    /// A piece of a block's frames. Returns how many pieces that was: all that are left of a block that is whole.
+    fn audit_block(&self, vms: Vms<'_, '_>, first: Pfn, piece: u64, audit: &mut Audit) -> u64 {
+        let Ok(block) = self.lock(first) else { return 1 };
+        let piece_frames = piece * PIECE..(piece + 1) * PIECE;
+        self.audit_host_block(&block, piece_frames.clone(), audit);
         match block.whole() {
             Some(record) => {
                 let impossible = matches!(record.state, State::Absent | State::Meta | State::Poisoned);
@@ -140,20 +147,22 @@ impl<M: Machine> Core<M> {
                 let pins = record.pins() != 0;
                 audit.check(!impossible && !gaps && !pins, Violation::Record(first));
                 self.audit_owned(vms, first, BLOCK_FRAMES, record, audit);
+                PIECES - piece
             }
             None => {
-                for frame in (0..BLOCK_FRAMES).map(|index| first.offset(index)) {
+                for frame in piece_frames.map(|index| first.offset(index)) {
                     let record = block.record(frame);
                     let absent = record.state == State::Absent;
                     audit.check(absent != self.is_ram(frame), Violation::Record(frame));
                     self.audit_owned(vms, frame, 1, record, audit);
                 }
+                1
             }
         }
     }
 
-    /// Host entries of a block against its records.
-    fn audit_host_block(&self, block: &Block<'_, M>, audit: &mut Audit) {
+    /// Host entries of some of a block's frames against their records.
+    fn audit_host_block(&self, block: &Block<'_, M>, frames: Range<u64>, audit: &mut Audit) {
         let Some(slot) = block.host_slot() else { return };
         let (first, entry) = (block.first(), slot.load(Ordering::Acquire));
         match (block.whole(), Self::read(entry, BLOCK_LEVEL)) {
@@ -162,8 +171,9 @@ impl<M: Machine> Core<M> {
                 audit.check(entry == Self::expected(expected, first, BLOCK_LEVEL), Violation::Host(first));
             }
             (None, Slot::Table(table)) => {
-                for (index, entry) in self.machine.words(table).iter().enumerate() {
-                    let (frame, entry) = (first.offset(index as u64), entry.load(Ordering::Acquire));
+                for index in frames {
+                    let entry = self.machine.words(table)[index as usize].load(Ordering::Acquire);
+                    let frame = first.offset(index);
                     let is = |expected| entry == Self::expected(expected, frame, PAGE_LEVEL);
                     let fits = match block.record(frame) {
                         Record { state: State::Absent, .. } => {
@@ -238,7 +248,7 @@ impl<M: Machine> Core<M> {
 
     /// The host's table for one GiB: nothing but identity, RAM only where there are records, tables only in Postern's
     /// frames.
-    fn audit_host(&self, gib: u64, audit: &mut Audit) {
+    fn audit_host(&self, gib: u64, piece: u64, audit: &mut Audit) {
         let root = self.host_root();
         let frame = Pfn::new(gib << level_shift(1));
         if root.get() == 0 {
@@ -249,7 +259,7 @@ impl<M: Machine> Core<M> {
             Slot::Empty => {}
             Slot::Table(table) => {
                 audit.check(self.lookup(table).state == State::Postern, Violation::Table(table));
-                for index in 0..512 {
+                for index in piece * PIECE..(piece + 1) * PIECE {
                     self.audit_host_entry(table, index, frame.offset(index * BLOCK_FRAMES), audit);
                 }
             }
@@ -288,7 +298,7 @@ impl<M: Machine> Core<M> {
         audit.check(entry.load(Ordering::Acquire) == device && !ram, Violation::Host(frame));
     }
 
-    /// One 2 MiB block of a VM's address space, in either half. Returns the next one.
+    /// A piece of a 2 MiB block of a VM's address space, in either half. Returns where the next one is.
     fn audit_guest(&self, vm: &Guest, number: u64, audit: &mut Audit) -> Option<u64> {
         if number >= Self::REACH || vm.check_live().is_err() {
             return None;
@@ -310,15 +320,16 @@ impl<M: Machine> Core<M> {
                 Slot::Empty => {}
                 Slot::Table(table) => {
                     self.audit_table(vm, table, audit);
-                    for index in 0..BLOCK_FRAMES {
-                        let Some(slot) = self.entry(table, index) else { break };
-                        self.audit_leaf(vm, slot, PAGE_LEVEL, number + index, audit);
+                    for number in number..number + PIECE {
+                        let Some(slot) = self.entry(table, number) else { break };
+                        self.audit_leaf(vm, slot, PAGE_LEVEL, number, audit);
                     }
+                    return Some(number + PIECE);
                 }
                 _ => self.audit_leaf(vm, slot, BLOCK_LEVEL, number, audit),
             },
         }
-        Some(number + BLOCK_FRAMES)
+        Some((number / BLOCK_FRAMES + 1) * BLOCK_FRAMES)
     }
 
     fn audit_table(&self, vm: &Guest, table: Pfn, audit: &mut Audit) {

@@ -119,20 +119,30 @@ impl<'a, M: Machine> Block<'a, M> {
     fn split_with(&mut self, Reserve([leaf, table]): Reserve) {
         let core = self.core;
         let summary = Record::unpack(self.word);
-        let edge = !core.is_all_ram(self.first, BLOCK_FRAMES);
-        for (index, word) in core.machine.words(leaf).iter().enumerate() {
-            let index = index as u64;
-            // Blocks at the edge of RAM are split at boot, and whole never again.
-            let absent = edge && !core.is_ram(self.first.offset(index));
-            let record = if absent { Record::plain(State::Absent) } else { summary.at(index) };
-            word.store(record.pack(), Ordering::Relaxed);
+        let (mut word, step) = summary.series();
+        for record in core.machine.words(leaf) {
+            record.store(word, Ordering::Relaxed);
+            word += step;
         }
         self.word = split(leaf.get());
+        if !core.is_all_ram(self.first, BLOCK_FRAMES) {
+            self.cut_edge();
+        }
         match self.host_slot() {
             Some(slot) => self.hang_table(slot, table),
             None => core.pool.push(&core.machine, table),
         }
         core.tally.add(counter::SPLITS, self.first.get() / BLOCK_FRAMES, 1);
+    }
+
+    /// Blocks at the edge of RAM are split at boot, and whole never again.
+    #[cold]
+    fn cut_edge(&mut self) {
+        for frame in (0..BLOCK_FRAMES).map(|index| self.first.offset(index)) {
+            if !self.core.is_ram(frame) {
+                self.set(frame, Record::plain(State::Absent));
+            }
+        }
     }
 
     /// Puts a table under the host's entry of the block, as the frame records say.
@@ -146,7 +156,7 @@ impl<'a, M: Machine> Block<'a, M> {
         core.machine.publish();
         // Break before make (Arm ARM D8.16.1): no TLB may hold the block's leaf together with a page's.
         if slot.swap(0, Ordering::Release) != 0 {
-            let cut = Cut::new(self.first, Size::Block).from(Space::Host, self.first.addr(), Size::Block);
+            let cut = Cut::new(self.first, Size::Block).at(Space::Host, self.first.addr(), Size::Block);
             let _same_owner = core.flush(cut, self.first);
         }
         slot.store(M::Format::table(table.addr()), Ordering::Release);
@@ -230,7 +240,7 @@ impl<'a, M: Machine> Block<'a, M> {
         match self.host_page(frame) {
             Some(slot) => {
                 slot.store(0, Ordering::Release);
-                cut.from(Space::Host, frame.addr(), Size::Page)
+                cut.at(Space::Host, frame.addr(), Size::Page)
             }
             None => cut,
         }
@@ -242,7 +252,7 @@ impl<'a, M: Machine> Block<'a, M> {
         match self.host_slot() {
             Some(slot) => {
                 slot.store(0, Ordering::Release);
-                cut.from(Space::Host, self.first.addr(), Size::Block)
+                cut.at(Space::Host, self.first.addr(), Size::Block)
             }
             None => cut,
         }

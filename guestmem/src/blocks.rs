@@ -105,10 +105,11 @@ impl<M: Machine> Core<M> {
         let slot = self.slot(vm.root(), start.get(), BLOCK_LEVEL);
         let slot = slot.map_or(Slot::Empty, |slot| Self::read(slot.load(Ordering::Acquire), BLOCK_LEVEL));
         if let Slot::Marked(_) = slot
-            && let Some(done) = self.meet_motion(vm, start, to, budget)? {
-                // Somebody asks for more than is done: it was not this caller who began. All answers say progress.
-                return if done > gfns.start { Ok(done.min(gfns.end)) } else { Err(Refusal::Busy) };
-            }
+            && let Some(done) = self.meet_motion(vm, start, to, budget)?
+        {
+            // Somebody asks for more than is done: it was not this caller who began. All answers say progress.
+            return if done > gfns.start { Ok(done.min(gfns.end)) } else { Err(Refusal::Busy) };
+        }
         let (wanted, same) = self.wanted_run(vm, gfns.clone());
         if wanted == to {
             return Ok(same);
@@ -118,9 +119,10 @@ impl<M: Machine> Core<M> {
             return self.convert_absent(vm, part, to);
         }
         if part.end.since(part.start) == BLOCK_FRAMES
-            && let Some(done) = self.turn_block(vm, start, to, budget)? {
-                return Ok(done);
-            }
+            && let Some(done) = self.turn_block(vm, start, to, budget)?
+        {
+            return Ok(done);
+        }
         self.convert_pages(vm, part, to, budget)
     }
 

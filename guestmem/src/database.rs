@@ -139,13 +139,14 @@ impl<M: Machine> Core<M> {
         for region in regions {
             let (mut first, end) = blocks_of(region);
             if let Some(last) = self.spans[..self.span_count].last_mut()
-                && first <= last.first + last.blocks {
-                    first = last.first + last.blocks;
-                    let more = end.saturating_sub(first);
-                    last.blocks += more;
-                    base += more as usize;
-                    continue;
-                }
+                && first <= last.first + last.blocks
+            {
+                first = last.first + last.blocks;
+                let more = end.saturating_sub(first);
+                last.blocks += more;
+                base += more as usize;
+                continue;
+            }
             self.spans[self.span_count] = Span { first, blocks: end - first, base };
             self.span_count += 1;
             base += (end - first) as usize;

@@ -142,9 +142,10 @@ impl<M: Machine> Core<M> {
                 }
                 let first = Pfn::new((span.first + cursor - before) * BLOCK_FRAMES);
                 if let Ok(mut block) = self.lock(first)
-                    && step(self, vm, &mut block, budget) == Progress::More {
-                        return Progress::More;
-                    }
+                    && step(self, vm, &mut block, budget) == Progress::More
+                {
+                    return Progress::More;
+                }
                 cursor += 1;
                 vm.cursor.store(cursor, Ordering::Relaxed);
             }
@@ -303,9 +304,10 @@ impl<M: Machine> Core<M> {
         block.split(reserve);
         let mut cut = if record.host_may_access() { block.cut_page(frame) } else { Cut::new(frame, Size::Page) };
         if let Some(vm) = live
-            && let Some(slots) = self.page_slots(vm, record.gfn, alias, false, structure.as_ref()) {
-                cut = slots.cut(self, vm, frame, cut);
-            }
+            && let Some(slots) = self.page_slots(vm, record.gfn, alias, false, structure.as_ref())
+        {
+            cut = slots.cut(self, vm, frame, cut);
+        }
         let _never_used_again = self.flush(cut, frame);
         if let Some(vm) = vm {
             self.count_out(vm, frame, record.state, 1);

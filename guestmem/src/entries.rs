@@ -33,12 +33,13 @@ impl PageSlots<'_> {
     pub fn cut<M: Machine>(&self, _: &Core<M>, vm: &Guest, frame: Pfn, mut cut: Cut) -> Cut {
         let (slot, number) = self.private;
         if let Slot::Leaf(..) = Core::<M>::read(slot.swap(Core::<M>::mark(frame), Ordering::AcqRel), PAGE_LEVEL) {
-            cut = cut.from(vm.space(), number << FRAME_SHIFT, Size::Page);
+            cut = cut.at(vm.space(), number << FRAME_SHIFT, Size::Page);
         }
         if let Some((slot, number)) = self.alias
-            && slot.swap(0, Ordering::AcqRel) != 0 {
-                cut = cut.from(vm.space(), number << FRAME_SHIFT, Size::Page);
-            }
+            && slot.swap(0, Ordering::AcqRel) != 0
+        {
+            cut = cut.at(vm.space(), number << FRAME_SHIFT, Size::Page);
+        }
         cut
     }
 }
@@ -52,7 +53,7 @@ impl BlockSlots<'_> {
         for ((half, leave), detached) in halves.into_iter().zip(&mut tables) {
             let Some((slot, number)) = half else { continue };
             match Core::<M>::read(slot.swap(leave, Ordering::AcqRel), BLOCK_LEVEL) {
-                Slot::Leaf(..) => cut = cut.from(vm.space(), number << FRAME_SHIFT, Size::Block),
+                Slot::Leaf(..) => cut = cut.at(vm.space(), number << FRAME_SHIFT, Size::Block),
                 Slot::Table(table) => {
                     *detached = Some(table);
                     cut = cut.everywhere(vm.space());
@@ -158,7 +159,7 @@ impl<M: Machine> Core<M> {
                 // Break before make; the mark keeps lookups right meanwhile.
                 slot.store(Self::mark(base), Ordering::Release);
                 let cut =
-                    Cut::new(base, Size::Block).from(vm.space(), Gfn::new(number).block_start().addr(), Size::Block);
+                    Cut::new(base, Size::Block).at(vm.space(), Gfn::new(number).block_start().addr(), Size::Block);
                 let _same_owner = self.flush(cut, base);
                 slot.store(M::Format::table(table.addr()), Ordering::Release);
             }

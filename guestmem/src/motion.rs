@@ -75,7 +75,7 @@ impl Cut {
 
     /// One translation was removed at `address`, which covered `size`.
     #[inline(always)]
-    pub(crate) fn from(self, space: Space, address: u64, size: Size) -> Self {
+    pub(crate) fn at(self, space: Space, address: u64, size: Size) -> Self {
         self.and(Stale::One(space, address, size))
     }
 

@@ -155,6 +155,13 @@ impl Record {
         }
     }
 
+    /// The packed records of a block that has this one as its summary: the first, and the step from each to the next.
+    #[inline]
+    pub(crate) const fn series(self) -> (u64, u64) {
+        let step = if self.owner.is_some() { 1 << GFN_SHIFT } else { 0 };
+        (self.pack(), step)
+    }
+
     /// Whether the host's tables map the frame.
     #[inline]
     pub const fn host_may_access(self) -> bool {
@@ -167,6 +174,9 @@ impl Record {
         if self.host_may_access() { self.count } else { 0 }
     }
 }
+
+/// The wiped bit of a packed record.
+pub(crate) const WIPED: u64 = 1 << WIPED_SHIFT;
 
 /// The summary of a block whose frames' records are in the page `leaf`.
 #[inline]
@@ -195,6 +205,17 @@ mod tests {
                 assert_eq!(Record::unpack(record.pack() | LOCK), record);
                 assert_eq!(record.pack() & LOCK, 0);
                 assert_eq!(leaf_of(record.pack()), None);
+            }
+        }
+    }
+
+    #[test]
+    fn a_series_is_what_each_frame_of_a_whole_block_has() {
+        for owner in [0, 7] {
+            let summary = Record { owner: OwnerId::new(owner), ..Record::unpack(State::Private as u64 | WIPED) };
+            let (first, step) = summary.series();
+            for index in 0..crate::BLOCK_FRAMES {
+                assert_eq!(Record::unpack(first + index * step), summary.at(index));
             }
         }
     }

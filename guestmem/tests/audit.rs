@@ -22,7 +22,7 @@ fn violations(w: &W, vms: &[&Guest]) -> Vec<Violation> {
 }
 
 /// The entry that maps `number` at `level`, by the fake's own rules.
-fn entry<'a>(w: &'a W, root: Pfn, number: u64, level: u32) -> &'a sync::Word {
+fn entry(w: &W, root: Pfn, number: u64, level: u32) -> &sync::Word {
     let mut slot = &w.core.machine.content(root.offset(number >> 27))[(number >> 18) as usize % 512];
     for at in 2..=level {
         let Entry::Table { address } = <Concatenated as TableFormat>::decode(slot.load(Relaxed), at - 1) else {

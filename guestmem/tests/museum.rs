@@ -152,7 +152,7 @@ fn museum_10_more_ram_than_expected_and_holes_are_handled_or_refused() {
     };
     assert_eq!(build(&[], 0), Some(BootError::NoMemory));
     assert_eq!(build(&[pfns(5..5)], 9), Some(BootError::BadRegions));
-    assert_eq!(build(&[pfns(9..5)], 9), Some(BootError::BadRegions));
+    assert_eq!(build(&[Pfn::new(9)..Pfn::new(5)], 9), Some(BootError::BadRegions));
     assert_eq!(build(&[pfns(0..10), pfns(9..20)], 9), Some(BootError::BadRegions));
     assert_eq!(build(&[pfns(10..20), pfns(0..5)], 9), Some(BootError::BadRegions));
     assert_eq!(build(&[pfns(0..GFN_END + 1)], 9), Some(BootError::AddressTooLarge));

@@ -39,6 +39,8 @@ enum Event {
     Unpin(u64),
     Poison(u64),
     Topup(u64),
+    Lend(u64),
+    EndLend(u64),
     EndAndBegin(usize),
     HalfEnd(usize),
 }
@@ -77,7 +79,15 @@ fn events() -> Vec<Event> {
     use Event::*;
     let mut all = Vec::new();
     for f in 0..FRAMES {
-        all.extend([Pin(f, guestmem::State::Host), Pin(f, guestmem::State::Shared), Unpin(f), Topup(f), Poison(f)]);
+        all.extend([
+            Pin(f, guestmem::State::Host),
+            Pin(f, guestmem::State::Shared),
+            Unpin(f),
+            Topup(f),
+            Lend(f),
+            EndLend(f),
+            Poison(f),
+        ]);
         for vm in 0..2 {
             all.push(DonateMeta(vm, f));
             for page in 0..pages(vm) {
@@ -136,6 +146,8 @@ impl State {
                 core.poison(frame(f), vms.iter().find(|vm| Some(vm.id()) == owner))
             }
             Topup(f) => core.topup(frame(f)),
+            Lend(f) => core.lend(frame(f)),
+            EndLend(f) => core.end_lend(frame(f)),
             HalfEnd(vm) if vms[vm].is_dying() => Err(Refusal::Dying),
             HalfEnd(vm) => {
                 let _ = core.reclaim(&vms[vm], &mut Budget::new(1));

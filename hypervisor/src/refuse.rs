@@ -2,7 +2,7 @@
 
 use abi::host;
 use core::fmt;
-use guestmem::Refusal;
+use guestmem::{Refusal, State};
 
 /// Why a call was not carried out. Never a fault of Postern's own: that is a panic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +51,8 @@ fn core_code(refusal: Refusal) -> i64 {
     match refusal {
         Refusal::NotRam | Refusal::OutOfRange => host::ADDRESS,
         Refusal::Unaligned => host::INVALID,
+        // Postern will be done with it in a while.
+        Refusal::NotOwner(State::Lent) => host::BUSY,
         Refusal::NotOwner(_) | Refusal::WrongVisibility | Refusal::Underflow => host::OWNER,
         Refusal::Busy | Refusal::Pinned => host::BUSY,
         Refusal::NoPool => host::NO_POOL,

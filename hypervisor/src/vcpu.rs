@@ -9,7 +9,7 @@ use arch::machine::Vcpu;
 use arch::{Abort, Exit, VcpuMask};
 use arrayvec::ArrayVec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use guestmem::{Fault, Pfn, Refusal, Visibility};
+use guestmem::{Fault, Machine, Pfn, Visibility};
 use spin::Mutex;
 
 /// Power states of a vCPU, as PSCI sees them.
@@ -29,7 +29,7 @@ pub struct VcpuPage {
     pub index: usize,
     /// The frame this is in.
     pub frame: Pfn,
-    /// The host's run page, pinned.
+    /// The host's run page, lent to Postern.
     pub run_page: Pfn,
     /// [`power`].
     pub power: AtomicU64,
@@ -130,13 +130,12 @@ impl Reason {
 
 impl Postern {
     /// Runs the vCPU, whose registers the caller holds, until something needs the host; returns an [`exit`] number.
-    ///
-    /// # Errors
-    /// The run page is no longer the host's.
-    pub fn run(&self, vm: &Vm, page: &VcpuPage, registers: &mut Vcpu) -> Result<u64, Refusal> {
-        // Pinned, but pins are the host's word: every access looks again whose the frame is.
-        let value = self.core.with_host_page(page.run_page, |words| words[run::MMIO_VALUE].load(Ordering::Relaxed))?;
-        registers.complete_read(value);
+    pub fn run(&self, vm: &Vm, page: &VcpuPage, registers: &mut Vcpu) -> u64 {
+        // Lent to Postern for as long as there is the vCPU, so it is host memory whatever the host does.
+        let words = self.core.machine.words(page.run_page);
+        if registers.awaits_read() {
+            registers.complete_read(words[run::MMIO_VALUE].load(Ordering::Relaxed));
+        }
         self.counters.count(counter::GUEST_ENTRIES);
         registers.load(&vm.arch.0);
         let reason = match guest::finish_host_call(self, vm, page, registers) {
@@ -146,13 +145,10 @@ impl Postern {
         registers.put(&vm.arch.0);
         self.counters.count(counter::HOST_EXITS);
         let (number, details) = reason.report(|| registers.deadline(&vm.arch.0));
-        // A host that has given its run page away meanwhile does without the details.
-        let _ = self.core.with_host_page(page.run_page, |words| {
-            for (index, value) in details {
-                words[index].store(value, Ordering::Relaxed);
-            }
-        });
-        Ok(number)
+        for (index, value) in details {
+            words[index].store(value, Ordering::Relaxed);
+        }
+        number
     }
 
     fn run_loaded(&self, vm: &Vm, page: &VcpuPage, registers: &mut Vcpu) -> Reason {

@@ -142,14 +142,22 @@ impl World {
         self.postern.core.machine.content(Pfn::from_addr(address))
     }
 
-    /// Reads a word as the host does; `None` when that faults.
+    /// Reads a word of RAM as the host does; `None` when that faults.
     pub fn host_reads(&self, address: u64) -> Option<u64> {
+        if !self.is_ram(address) {
+            return None;
+        }
         self.postern.core.machine.load(Space::Host, self.postern.core.host_root(), address)
     }
 
-    /// Writes a word as the host does; false when that faults.
+    /// Writes a word of RAM as the host does; false when that faults.
     pub fn host_writes(&self, address: u64, value: u64) -> bool {
-        self.postern.core.machine.store(Space::Host, self.postern.core.host_root(), address, value)
+        self.is_ram(address) && self.postern.core.machine.store(Space::Host, self.postern.core.host_root(), address, value)
+    }
+
+    /// Whether there is RAM at an address, whoever it belongs to; the rest are devices, which hold nothing.
+    fn is_ram(&self, address: u64) -> bool {
+        RAM.iter().any(|range| range.contains(&address))
     }
 
     /// State of a frame, an [`abi::host::frame`], and its pins.
@@ -198,15 +206,22 @@ impl World {
         self.content(out)[index].load(Relaxed)
     }
 
-    /// All invariants: the audit, the TLB, the VMs' counts.
+    /// All invariants: the audit, and the TLB against the records.
     #[track_caller]
-    pub fn check(&self) {
+    pub fn audit(&self) {
         let vms = self.postern.vms.all().expect("nothing else runs");
         let memory: Vec<_> = vms.iter().filter_map(|vm| vm.as_ref().map(|vm| &vm.memory)).collect();
         guestmem::fake::audit(&self.postern.core, &memory);
+    }
+
+    /// [`World::audit`], and what the VMs say they have against what there is.
+    #[track_caller]
+    pub fn check(&self) {
+        self.audit();
+        let vms = self.postern.vms.all().expect("nothing else runs");
         let info = Self::boot_info();
         let regions = boot::regions(&info.machine);
-        for memory in memory {
+        for memory in vms.iter().filter_map(|vm| vm.as_ref().map(|vm| &vm.memory)) {
             let counted = guestmem::fake::count(&self.postern.core, regions.as_ref(), memory.id());
             assert_eq!((memory.private_frames(), memory.shared_frames()), counted, "counts of VM {:?}", memory.id());
         }

@@ -51,7 +51,7 @@ fn pool_topup_takes_host_frames_only() {
     for pa in [POSTERN, given, page] {
         assert_eq!(world.refusal(POOL_TOPUP, [pa, 1]), OWNER, "{pa:#x}");
     }
-    assert_eq!(world.refusal(POOL_TOPUP, [guest.run_pages[0], 1]), BUSY);
+    assert_eq!(world.refusal(POOL_TOPUP, [guest.run_pages[0], 1]), OWNER);
     // Up to the first frame that is not to be had.
     let few = world.pages(4);
     world.ok(POOL_TOPUP, [few + 2 * FRAME_SIZE, 1]);
@@ -139,7 +139,7 @@ fn vm_create_half_way_gives_back_what_it_took_even_with_an_interrupt_pending() {
     world.ok(VCPU_CREATE, [handle, 0, meta + 30 * FRAME_SIZE]);
     for pending in [false, true] {
         world.postern.core.machine.interrupt.store(pending, Relaxed);
-        assert_eq!(world.refusal(VM_CREATE, [config, meta, 32]), BUSY);
+        assert_eq!(world.refusal(VM_CREATE, [config, meta, 32]), OWNER);
         world.check();
         assert!((0..32).all(|n| world.frame(meta + n * FRAME_SIZE).0 == frame::HOST));
     }
@@ -214,7 +214,7 @@ fn vm_donate_meta_pays_for_tables_and_vcpus() {
     for pa in [POSTERN, page] {
         assert_eq!(world.refusal(VM_DONATE_META, [guest.handle, pa, 1]), OWNER);
     }
-    assert_eq!(world.refusal(VM_DONATE_META, [guest.handle, guest.run_pages[0], 1]), BUSY);
+    assert_eq!(world.refusal(VM_DONATE_META, [guest.handle, guest.run_pages[0], 1]), OWNER);
     world.ok(VM_DESTROY, [guest.handle]);
     assert_eq!(world.refusal(VM_DONATE_META, [guest.handle, meta, 1]), STATE);
     world.ok(VM_RECLAIM, [guest.handle]);
@@ -255,7 +255,7 @@ fn c1_vm_donate_gives_what_the_host_owns_once_and_wiped() {
     for pa in [POSTERN, block] {
         assert_eq!(world.refusal(VM_DONATE, [guest.handle, pa, guest.ipa(1024), 512]), OWNER);
     }
-    assert_eq!(world.refusal(VM_DONATE, [guest.handle, guest.run_pages[0], ipa, 1]), BUSY);
+    assert_eq!(world.refusal(VM_DONATE, [guest.handle, guest.run_pages[0], ipa, 1]), OWNER);
     assert_eq!(world.refusal(VM_DONATE, [guest.handle, new, guest.ipa(1), 1]), EXISTS);
     assert_eq!(world.refusal(VM_DONATE, [guest.handle, new, guest.ipa(700), 1]), EXISTS);
     assert_eq!(world.refusal(VM_DONATE, [guest.handle, new_block, guest.ipa(0), 512]), EXISTS);
@@ -309,7 +309,7 @@ fn vm_load_measures_content_that_only_a_new_vm_takes() {
     assert_eq!(world.refusal(VM_LOAD, [guest.handle, POSTERN, guest.ipa(1)]), OWNER);
     assert_eq!(world.refusal(VM_LOAD, [guest.handle, page, guest.ipa(1)]), OWNER);
     assert_eq!(world.refusal(VM_LOAD, [guest.handle, new, guest.ipa(0)]), EXISTS);
-    assert_eq!(world.refusal(VM_LOAD, [guest.handle, guest.run_pages[0], guest.ipa(1)]), BUSY);
+    assert_eq!(world.refusal(VM_LOAD, [guest.handle, guest.run_pages[0], guest.ipa(1)]), OWNER);
     world.ok(VM_SEAL, [guest.handle, guest.ipa(0), 0]);
     assert_eq!(world.refusal(VM_LOAD, [guest.handle, new, guest.ipa(1)]), STATE, "invariant 6");
     world.check();
@@ -349,7 +349,9 @@ fn vcpu_create_takes_metadata_and_holds_its_run_page() {
     let handle = world.ok(VM_CREATE, [config, world.pages(4), 4]);
     let run_page = world.page();
     world.ok(VCPU_CREATE, [handle, 0, run_page]);
-    assert_eq!(world.frame(run_page), (frame::HOST, 1));
+    assert_eq!(world.frame(run_page), (frame::HOST, 0));
+    assert_eq!(world.host_reads(run_page), Some(0));
+    assert_eq!(world.refusal(VCPU_CREATE, [handle, 1, run_page]), OWNER, "each has its own");
     assert_eq!(world.refusal(VCPU_CREATE, [handle, 0, world.page()]), EXISTS);
     for index in [3, 8, u64::MAX] {
         assert_eq!(world.refusal(VCPU_CREATE, [handle, index, world.page()]), NO_SUCH);
@@ -362,7 +364,11 @@ fn vcpu_create_takes_metadata_and_holds_its_run_page() {
     world.ok(VCPU_CREATE, [handle, 1, world.page()]);
     let last = world.page();
     assert_eq!(world.refusal(VCPU_CREATE, [handle, 2, last]), NO_META);
-    assert_eq!(world.frame(last), (frame::HOST, 0), "a refusal leaves no pin behind");
+    let other = world.ok(VM_CREATE, [config, world.pages(8), 8]);
+    world.ok(VCPU_CREATE, [other, 0, last]);
+    world.ok(VM_DESTROY, [other]);
+    world.ok(VM_RECLAIM, [other]);
+    assert_eq!(world.frame(last), (frame::HOST, 0), "a refusal leaves no loan behind");
     world.ok(VM_SEAL, [handle, 0x4000_0000, 0]);
     assert_eq!(world.refusal(VCPU_CREATE, [handle, 2, last]), STATE);
     world.check();
@@ -502,7 +508,10 @@ fn d1_the_hold_on_a_run_page_is_not_the_hosts_to_undo() {
     let guest = Guest::sealed(&world, dialect::PKVM, 1);
     let run_page = guest.run_pages[0];
     assert_eq!(world.refusal(UNPIN, [run_page]), OWNER);
-    assert_eq!(world.refusal(VM_DONATE, [guest.handle, run_page, guest.ipa(5), 1]), BUSY);
+    assert_eq!(world.refusal(PIN, [run_page]), OWNER);
+    assert_eq!(world.refusal(VM_DONATE, [guest.handle, run_page, guest.ipa(5), 1]), OWNER);
+    let block = run_page & !(BLOCK_SIZE - 1);
+    assert_eq!(world.refusal(VM_DONATE, [guest.handle, block, guest.ipa(512), 512]), OWNER);
     guest.end();
     world.check_empty();
 }

@@ -3,7 +3,7 @@
 use crate::machine::{Event, Session};
 use crate::paths;
 use crate::progress::Step;
-use crate::run::Bench;
+use crate::run::Workbench;
 use crate::scenarios::{Guest, PLAIN, Scenario};
 use crate::setup::Dialect;
 use crate::{stage, terminal};
@@ -157,7 +157,7 @@ pub fn run(emulated_only: bool) -> Result<()> {
 /// Counts instructions: the test host runs measuring guests of both dialects in one boot.
 fn emulated(found: &mut Vec<(String, f64)>) -> Result<()> {
     let stop = terminal::stop_flag();
-    let bench = Bench::prepare(&[])?;
+    let bench = Workbench::prepare(&[])?;
     let mut machine = stage::machine(&bench, &SCENE)?;
     machine.count_instructions = true;
     let step = Step::start("emulated figures");

@@ -2,7 +2,7 @@
 
 use crate::machine::{Event, Session};
 use crate::paths;
-use crate::run::Bench;
+use crate::run::Workbench;
 use crate::scenarios::{End, Guest, PLAIN, Scenario};
 use crate::setup::Dialect;
 use crate::{bundle, stage, svg, terminal};
@@ -38,7 +38,7 @@ const SCENE: Scenario = Scenario {
 /// Plays the demo.
 pub fn run() -> Result<()> {
     let stop = terminal::stop_flag();
-    let bench = Bench::prepare(&[Dialect::Realm])?;
+    let bench = Workbench::prepare(&[Dialect::Realm])?;
     let machine = stage::machine(&bench, &SCENE)?;
     let colours = Colours::new();
     println!(

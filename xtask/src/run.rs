@@ -66,7 +66,7 @@ pub enum Arch {
 }
 
 /// What every command that boots Postern needs.
-pub struct Bench {
+pub struct Workbench {
     /// The emulator.
     pub emulator: Emulator,
     /// Hypervisor and payloads.
@@ -77,7 +77,7 @@ pub struct Bench {
     pub initrd: PathBuf,
 }
 
-impl Bench {
+impl Workbench {
     /// Gets and builds everything; kernels only for the dialects named.
     pub fn prepare(dialects: &[Dialect]) -> Result<Self> {
         let cache = Cache::open()?;
@@ -87,7 +87,7 @@ impl Bench {
         let guests = dialects.iter().map(kernel).collect::<Result<_>>()?;
         let initrd = initramfs::pack(&cache)?;
         drop(cache);
-        Ok(Bench { emulator, images: build::all(&toolchain)?, guests, initrd })
+        Ok(Workbench { emulator, images: build::all(&toolchain)?, guests, initrd })
     }
 
     /// Default kernel of a dialect.
@@ -118,7 +118,7 @@ pub fn run(options: &Options) -> Result<Verdict> {
     }
     check_log(options.log.as_deref())?;
     let dialects = if options.kernel.is_none() { vec![options.dialect] } else { vec![] };
-    let bench = Bench::prepare(&dialects)?;
+    let bench = Workbench::prepare(&dialects)?;
     let mut bundle = Bundle { host: bench.images.payload("host")?, ..Bundle::default() };
     bundle.set("mode", "run");
     bundle.set("dialect", options.dialect.name());
@@ -154,33 +154,28 @@ fn converse(
         None => Box::new(std::io::stderr()),
     };
     let session = Session::start(emulator, machine)?;
-    let raw = RawOutput { mode: terminal::RawMode::enter() };
-    terminal::forward_stdin(session.keyboard(), raw.mode.is_some(), Arc::clone(stop));
+    let raw = terminal::RawMode::enter();
+    terminal::forward_stdin(session.keyboard(), raw.is_some(), Arc::clone(stop));
     let mut stdout = std::io::stdout().lock();
+    let mut column = 0;
     let limit = options.timeout.map(Duration::from_secs);
     let verdict = session.follow(limit, stop, |event, _| match event {
         Event::Log(line) => writeln!(log, "{line}").is_ok(),
-        Event::Console(bytes) => stdout.write_all(bytes).and_then(|()| stdout.flush()).is_ok(),
+        Event::Console(bytes) => {
+            column = bytes.iter().rev().take_while(|byte| **byte != b'\n').count();
+            stdout.write_all(bytes).and_then(|()| stdout.flush()).is_ok()
+        }
         Event::ConsoleLine(_) => true,
     });
     drop(raw);
+    if column > 0 && std::io::stdout().is_terminal() && std::io::stderr().is_terminal() {
+        // What follows starts on a line of its own.
+        eprintln!();
+    }
     if let (Verdict::Crash(record), Some(_)) = (&verdict, &options.log) {
         record.iter().for_each(|line| eprintln!("{line}"));
     }
     Ok(verdict)
-}
-
-/// Raw mode, and an end of line behind whatever the guest printed last.
-struct RawOutput {
-    mode: Option<terminal::RawMode>,
-}
-
-impl Drop for RawOutput {
-    fn drop(&mut self) {
-        if self.mode.take().is_some() && std::io::stderr().is_terminal() {
-            eprintln!();
-        }
-    }
 }
 
 /// Refuses what cannot be booted for want of content or rights.

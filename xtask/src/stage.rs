@@ -3,7 +3,7 @@
 use crate::bundle::{self, Bundle};
 use crate::machine::{Event, Machine, Session};
 use crate::paths;
-use crate::run::{Bench, default_cmdline};
+use crate::run::{Workbench, default_cmdline};
 use crate::scenarios::{End, Guest, Scenario};
 use crate::setup::Dialect;
 use crate::verdict::Verdict;
@@ -28,7 +28,7 @@ pub fn transcripts() -> PathBuf {
 }
 
 /// Plays a scenario; the error is the one line that says why it failed.
-pub fn play(bench: &Bench, scenario: &Scenario, stop: &AtomicBool) -> Result<(), String> {
+pub fn play(bench: &Workbench, scenario: &Scenario, stop: &AtomicBool) -> Result<(), String> {
     let machine = machine(bench, scenario).map_err(|error| format!("{error:#}"))?;
     let (transcript, verdict) = boot(bench, &machine, scenario, stop).map_err(|error| format!("{error:#}"))?;
     let folder = transcripts();
@@ -39,7 +39,7 @@ pub fn play(bench: &Bench, scenario: &Scenario, stop: &AtomicBool) -> Result<(),
 }
 
 /// Packs the bundle of a scenario.
-pub fn machine(bench: &Bench, scenario: &Scenario) -> Result<Machine> {
+pub fn machine(bench: &Workbench, scenario: &Scenario) -> Result<Machine> {
     let linux = |dialect| bench.kernel(dialect).map(PathBuf::from);
     let mut machine = Machine {
         kernel: bench.images.postern.clone(),
@@ -86,7 +86,7 @@ pub fn machine(bench: &Bench, scenario: &Scenario) -> Result<Machine> {
     Ok(machine)
 }
 
-fn boot(bench: &Bench, machine: &Machine, scenario: &Scenario, stop: &AtomicBool) -> Result<(Transcript, Verdict)> {
+fn boot(bench: &Workbench, machine: &Machine, scenario: &Scenario, stop: &AtomicBool) -> Result<(Transcript, Verdict)> {
     let mut transcript = Transcript::default();
     let session = Session::start(&bench.emulator, machine)?;
     let keyboard = session.keyboard();

@@ -3,7 +3,7 @@
 use crate::lint;
 use crate::paths;
 use crate::progress::Step;
-use crate::run::Bench;
+use crate::run::Workbench;
 use crate::scenarios::{self, Scenario};
 use crate::setup::{self, Cache, Dialect};
 use crate::stage;
@@ -104,7 +104,7 @@ pub fn run(options: &Options) -> Result<()> {
         }
     }
     if !scenarios.is_empty() && !stop.load(Ordering::Relaxed) {
-        match Bench::prepare(&dialects(&scenarios)) {
+        match Workbench::prepare(&dialects(&scenarios)) {
             Ok(bench) => count.add(run_scenarios(&bench, &scenarios, options.jobs, &stop)),
             Err(error) => {
                 report("FAIL", "set-up", &format!("{error:#}"), Duration::ZERO);
@@ -151,14 +151,14 @@ fn run_check(check: &Check) -> Count {
             count
         }
         Err(reason) => {
-            report("FAIL", check.name, &reason, started.elapsed());
+            report("FAIL", check.name, reason.lines().next().unwrap_or_default(), started.elapsed());
             Count { passed: 0, failed: 1 }
         }
     }
 }
 
 /// Plays scenarios, at most `jobs` at a time.
-fn run_scenarios(bench: &Bench, scenarios: &[&Scenario], jobs: u64, stop: &AtomicBool) -> Count {
+fn run_scenarios(bench: &Workbench, scenarios: &[&Scenario], jobs: u64, stop: &AtomicBool) -> Count {
     let queue = Mutex::new(scenarios.iter().collect::<VecDeque<_>>());
     let total = Mutex::new(Count::default());
     let step = Step::start("scenarios");
@@ -196,7 +196,7 @@ fn cargo(arguments: &[&str]) -> Command {
 const ONE: Count = Count { passed: 1, failed: 0 };
 
 fn format(step: &Step) -> Result<Count, String> {
-    execute(cargo(&["fmt", "--all", "--check"]), step).map(|_| ONE)
+    execute(cargo(&["fmt", "--all", "--", "--check", "-l"]), step).map(|_| ONE)
 }
 
 fn clippy(step: &Step) -> Result<Count, String> {
@@ -248,7 +248,7 @@ fn tests(command: Command, step: &Step) -> Result<Count, String> {
         Err(reason) => {
             let count = counted(&reason);
             // A build that fails has counted nothing.
-            if count.failed > 0 { Ok(count) } else { Err(reason.lines().next().unwrap_or_default().to_owned()) }
+            if count.failed > 0 { Ok(count) } else { Err(reason) }
         }
     }
 }
@@ -266,7 +266,7 @@ fn counted(output: &str) -> Count {
     count
 }
 
-/// Runs a command without input. The error is its first error line, then all its output; the output is shown as well.
+/// Runs a command without input. The error is the line that tells most, then all its output, which is shown as well.
 fn execute(mut command: Command, step: &Step) -> Result<String, String> {
     let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = started.map_err(|error| format!("{} does not start: {error}", command.get_program().display()))?;
@@ -289,14 +289,14 @@ fn execute(mut command: Command, step: &Step) -> Result<String, String> {
     match child.wait() {
         Ok(status) if status.success() => Ok(text),
         Ok(status) => {
-            step.println(&text);
-            let interesting =
-                |line: &&str| line.starts_with("error") || line.starts_with("Diff in") || line.contains("panicked");
-            Err(format!("{}\n{text}", text.lines().find(interesting).unwrap_or(&format!("ended with {status}"))))
+            let dull = |line: &&str| line.trim_start().starts_with("Compiling ") || line.ends_with(" ... ok");
+            text.lines().filter(|line| !dull(line)).for_each(|line| step.println(line));
+            let telling =
+                |line: &&str| ["error", "/"].iter().any(|start| line.starts_with(start)) || line.contains("panicked");
+            Err(format!("{}\n{text}", text.lines().find(telling).unwrap_or(&status.to_string())))
         }
         Err(error) => Err(error.to_string()),
     }
-    .map_err(|reason| if reason.is_empty() { "failed".into() } else { reason })
 }
 
 #[cfg(test)]

@@ -71,6 +71,8 @@ pub fn restore_controls() {
 pub extern "C" fn host_sync(regs: &mut HostRegs) {
     section::begin();
     let esr = mrs!("esr_el2");
+    // For the record of long sections: a call by its number, everything else by its syndrome.
+    let cause = if class(esr) == ec::HVC { regs.x[0] } else { esr };
     match class(esr) {
         ec::HVC if esr & 0xffff == 0 => call(regs),
         ec::SMC => {
@@ -83,7 +85,7 @@ pub extern "C" fn host_sync(regs: &mut HostRegs) {
         ec::DATA_ABORT | ec::INSTRUCTION_ABORT => abort(regs, esr),
         _ => undefined(),
     }
-    section::end(esr);
+    section::end(cause);
 }
 
 fn call(regs: &mut HostRegs) {
@@ -93,10 +95,9 @@ fn call(regs: &mut HostRegs) {
         regs.x[..4].copy_from_slice(&smccc::POSTERN_UID);
         return;
     }
-    let mut arguments = [0; 6];
-    arguments.copy_from_slice(&regs.x[1..7]);
-    let [status, a, b, c] = kernel().host_call(number, arguments);
-    regs.x[..4].copy_from_slice(&[status, a, b, c]);
+    let [_, a1, a2, a3, a4, a5, a6, ..] = regs.x;
+    let [status, r1, r2, r3] = kernel().host_call(number, [a1, a2, a3, a4, a5, a6]);
+    (regs.x[0], regs.x[1], regs.x[2], regs.x[3]) = (status, r1, r2, r3);
 }
 
 fn skip() {

@@ -159,3 +159,18 @@ impl<F: TableFormat> World<F> {
         F::ROOT_FRAMES
     }
 }
+
+/// Runs a test on both table formats.
+#[macro_export]
+macro_rules! on_both {
+    ($($(#[$meta:meta])* fn $name:ident($world:ident) $body:block)*) => {
+        mod two_root_tables {
+            use super::*;
+            $($(#[$meta])* #[test] fn $name() { let $world = World::<Concatenated>::new(); $body })*
+        }
+        mod four_levels {
+            use super::*;
+            $($(#[$meta])* #[test] fn $name() { let $world = World::<FourLevels>::new(); $body })*
+        }
+    };
+}

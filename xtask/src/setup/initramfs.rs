@@ -15,7 +15,7 @@ pub fn busybox(cache: &Cache) -> Result<PathBuf> {
     cache.piece("busybox-arm64", "trixie busybox-static", |staging| {
         let apt = cache.trixie()?;
         let step = Step::start("busybox");
-        let tree = staging.with_extension("unpacked");
+        let tree = super::beside(staging);
         super::remove(&tree)?;
         let origin = cache.unpacked(&apt, &["busybox-static:arm64"], &tree, &step)?;
         fs::rename(tree.join("usr/bin/busybox"), staging).context("busybox-static holds no usr/bin/busybox")?;

@@ -15,7 +15,7 @@ pub fn debian(cache: &Cache) -> Result<PathBuf> {
         let step = Step::start("Debian guest kernel");
         let version = apt.show(META)?.iter().find_map(|stanza| image_version(stanza));
         let version = version.context("trixie-backports offers no linux-image-cloud-arm64 of version 7 or later")?;
-        let tree = staging.with_extension("unpacked");
+        let tree = super::beside(staging);
         super::remove(&tree)?;
         // From 7.x on, linux-image-* is empty and linux-binary-* holds the image.
         let origin = cache.unpacked(&apt, &[&format!("linux-binary-{version}:arm64")], &tree, &step)?;

@@ -179,6 +179,13 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
+/// A second staging path, for what a piece is picked from.
+fn beside(staging: &Path) -> PathBuf {
+    let mut name = staging.file_name().unwrap_or_default().to_owned();
+    name.push(".unpacked");
+    staging.with_file_name(name)
+}
+
 /// First executable called `name` on the PATH.
 fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;

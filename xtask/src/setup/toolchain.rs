@@ -94,7 +94,7 @@ fn source(cache: &Cache, release: &str) -> Result<PathBuf> {
     let folder = cache.piece(&name, "library", |staging| {
         let apt = cache.trixie()?;
         let step = Step::start("Rust library source");
-        let unpacked = staging.with_extension("unpacked");
+        let unpacked = super::beside(staging);
         remove(&unpacked)?;
         let origin = cache.unpacked(&apt, &[&format!("rust-src={release}*")], &unpacked, &step)?;
         // The package holds the compiler as well; only the library is of use.

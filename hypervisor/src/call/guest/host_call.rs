@@ -8,7 +8,7 @@ use crate::vm::Vm;
 use abi::{rsi, run};
 use arch::machine::Vcpu;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use guestmem::{Gfn, Visibility};
+use guestmem::{Gfn, Machine, Visibility};
 
 /// Registers in the structure.
 const REGISTERS: usize = 31;
@@ -25,14 +25,12 @@ pub fn start(postern: &Postern, vm: &Vm, page: &VcpuPage, address: u64) -> Answe
     });
     match copied {
         Ok([immediate, values @ ..]) => {
-            // A host that has given its run page away does without.
-            let _ = postern.core.with_host_page(page.run_page, |out| {
-                // The immediate is 16 bits in a 32-bit field.
-                out[run::CALL_IMMEDIATE].store(immediate & 0xffff, Relaxed);
-                for (to, value) in out[run::CALL_REGISTERS..].iter().zip(values) {
-                    to.store(value, Relaxed);
-                }
-            });
+            let out = postern.core.machine.words(page.run_page);
+            // The immediate is 16 bits in a 32-bit field.
+            out[run::CALL_IMMEDIATE].store(immediate & 0xffff, Relaxed);
+            for (to, value) in out[run::CALL_REGISTERS..].iter().zip(values) {
+                to.store(value, Relaxed);
+            }
             page.host_call.store(address + 1, Release);
             Answer::ValuesThen([rsi::SUCCESS, 0, 0, 0], Reason::HostCall)
         }
@@ -44,15 +42,11 @@ pub fn start(postern: &Postern, vm: &Vm, page: &VcpuPage, address: u64) -> Answe
 pub fn finish(postern: &Postern, vm: &Vm, page: &VcpuPage, registers: &mut Vcpu) -> Option<Reason> {
     let address = page.host_call.load(Acquire).checked_sub(1)?;
     let first = (address % abi::FRAME_SIZE / 8) as usize;
-    let answers = postern.core.with_host_page(page.run_page, |words| {
-        core::array::from_fn::<u64, REGISTERS, _>(|n| words[run::CALL_REGISTERS + n].load(Relaxed))
-    });
-    // Without a run page there are no answers; the next run is refused for it.
-    let answers = answers.unwrap_or([0; REGISTERS]);
+    let answers = &postern.core.machine.words(page.run_page)[run::CALL_REGISTERS..][..REGISTERS];
     let gfn = Gfn::from_addr(address);
     let copied = postern.core.with_page(&vm.memory, gfn, |words| {
         for (to, answer) in words[first + 1..].iter().zip(answers) {
-            to.store(answer, Relaxed);
+            to.store(answer.load(Relaxed), Relaxed);
         }
     });
     match copied.map_err(|refusal| super::remedy(refusal, gfn.addr(), Visibility::Private)) {

@@ -153,7 +153,7 @@ fn frames(address: u64, count: u64) -> Result<impl Iterator<Item = Pfn> + Clone,
         return Err(Refused::Invalid("the number of frames"));
     }
     if first.get().checked_add(count).is_none_or(|end| end > 1 << 52) {
-        return Err(Refused::Invalid("the range of frames wraps"));
+        return Err(Refused::Core(guestmem::Refusal::NotRam));
     }
     Ok((first.get()..first.get() + count).map(Pfn::new))
 }

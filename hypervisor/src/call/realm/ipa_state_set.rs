@@ -7,7 +7,7 @@ use abi::rsi;
 use guestmem::{Budget, Gfn, Refusal, Visibility};
 
 /// Frames converted in one call: keeps it within the published bound.
-const FRAMES: u64 = 32;
+const FRAMES: u64 = 12;
 /// `RSI_REJECT` in x2.
 const REJECT: u64 = 1;
 
