@@ -7,7 +7,7 @@
 use crate::database::{POOL_RESERVE, counter};
 use crate::lock::{self, Rank};
 use crate::motion::{Clean, Cut};
-use crate::record::{LOCK, Record, State, leaf_of, split};
+use crate::record::{LOCK, Record, State, WIPED, leaf_of, split};
 use crate::sync::{AtomicU64, Ordering, Word};
 use crate::table::{BLOCK_LEVEL, PAGE_LEVEL, Slot};
 use crate::{Attrs, BLOCK_FRAMES, Core, Machine, Pfn, Refusal, Size, Space, TableFormat};
@@ -122,7 +122,7 @@ impl<'a, M: Machine> Block<'a, M> {
         let (mut word, step) = summary.series();
         for record in core.machine.words(leaf) {
             record.store(word, Ordering::Relaxed);
-            word += step;
+            word = word.wrapping_add(step);
         }
         self.word = split(leaf.get());
         if !core.is_all_ram(self.first, BLOCK_FRAMES) {
@@ -138,7 +138,8 @@ impl<'a, M: Machine> Block<'a, M> {
     /// Blocks at the edge of RAM are split at boot, and whole never again.
     #[cold]
     fn cut_edge(&mut self) {
-        for frame in (0..BLOCK_FRAMES).map(|index| self.first.offset(index)) {
+        let first = self.first;
+        for frame in (0..BLOCK_FRAMES).map(|index| first.offset(index)) {
             if !self.core.is_ram(frame) {
                 self.set(frame, Record::plain(State::Absent));
             }
@@ -148,10 +149,13 @@ impl<'a, M: Machine> Block<'a, M> {
     /// Puts a table under the host's entry of the block, as the frame records say.
     pub fn hang_table(&self, slot: &Word, table: Pfn) {
         let core = self.core;
-        for (index, entry) in core.machine.words(table).iter().enumerate() {
-            let frame = self.first.offset(index as u64);
-            let leaf = if self.record(frame).host_may_access() { Self::host_leaf(frame, PAGE_LEVEL) } else { 0 };
-            entry.store(leaf, Ordering::Relaxed);
+        let Some(leaf) = self.leaf() else { return };
+        let mut frame = self.first;
+        for (entry, record) in core.machine.words(table).iter().zip(leaf) {
+            let record = Record::unpack(record.load(Ordering::Relaxed));
+            let value = if record.host_may_access() { Self::host_leaf(frame, PAGE_LEVEL) } else { 0 };
+            entry.store(value, Ordering::Relaxed);
+            frame = frame.offset(1);
         }
         core.machine.publish();
         // Break before make (Arm ARM D8.16.1): no TLB may hold the block's leaf together with a page's.
@@ -172,16 +176,16 @@ impl<'a, M: Machine> Block<'a, M> {
         if !mergeable || summary.count != 0 || (summary.owner.is_some() && !summary.gfn.is_aligned(Size::Block)) {
             return None;
         }
+        let (first, step) = summary.series();
+        let differs = |index: usize| {
+            let expected = first.wrapping_add(step.wrapping_mul(index as u64));
+            (leaf[index].load(Ordering::Relaxed) ^ expected) & !WIPED != 0
+        };
         let near = hint.in_block();
-        let near = [near.wrapping_sub(1), near, near + 1, 511];
-        for index in near.into_iter().filter(|&index| index < 512).chain(1..512) {
-            let record = Record::unpack(leaf[index].load(Ordering::Relaxed));
-            let wiped = record.wiped;
-            if (Record { wiped: summary.wiped, ..record }) != summary.at(index as u64) {
-                return None;
-            }
-            summary.wiped &= wiped;
+        if [near.saturating_sub(1), near, (near + 1).min(511), 511].into_iter().any(differs) || (1..512).any(differs) {
+            return None;
         }
+        summary.wiped = leaf.iter().all(|word| word.load(Ordering::Relaxed) & WIPED != 0);
         Some(summary)
     }
 

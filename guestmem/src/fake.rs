@@ -118,6 +118,17 @@ impl<F: TableFormat> Fake<F> {
                 return Some((base.offset(number - first), attrs));
             }
         }
+        let (base, attrs, block) = self.walk(root, number)?;
+        let start = if block { first } else { number };
+        if self.caches.load(Ordering::Relaxed) {
+            self.tlb.lock().unwrap().insert((space, start, block), (base, attrs));
+        }
+        Some((base.offset(number - start), attrs))
+    }
+
+    /// What the table at `root` says of a frame number: the frame that the translation begins with, how it is mapped, and
+    /// whether the translation is of 2 MiB.
+    fn walk(&self, root: Pfn, number: u64) -> Option<(Pfn, Attrs, bool)> {
         let index = number >> (9 * (3 - F::ROOT_LEVEL));
         if index >= F::ROOT_FRAMES * 512 {
             return None;
@@ -131,19 +142,9 @@ impl<F: TableFormat> Fake<F> {
                     entry = self.content(Pfn::from_addr(address))[index as usize % 512].load(Ordering::Acquire);
                 }
                 Entry::Leaf { address, attrs } => {
-                    let base = Pfn::from_addr(address);
-                    let (key, base_in_tlb) = match level {
-                        3 => ((space, number, false), base),
-                        // Larger leaves are only devices; the TLB may keep the 2 MiB around the access.
-                        level => {
-                            let skip = number & ((1 << (9 * (3 - level))) - 1) & !(BLOCK_FRAMES - 1);
-                            ((space, first, true), base.offset(skip))
-                        }
-                    };
-                    if self.caches.load(Ordering::Relaxed) {
-                        self.tlb.lock().unwrap().insert(key, (base_in_tlb, attrs));
-                    }
-                    return Some((base_in_tlb.offset(number - key.1), attrs));
+                    // Larger leaves are only devices; the TLB may keep the 2 MiB around the access.
+                    let skip = number & ((1 << (9 * (3 - level))) - 1) & !(BLOCK_FRAMES - 1);
+                    return Some((Pfn::from_addr(address).offset(skip), attrs, level < 3));
                 }
             }
         }
@@ -251,34 +252,53 @@ pub fn fork<F: TableFormat>(core: &Core<Fake<F>>, vms: &[&Guest]) -> (Core<Fake<
     (core.fork(machine), vms.iter().map(|vm| vm.fork()).collect())
 }
 
-/// Translations in the TLB that no record justifies, as text.
+/// Translations in the TLB that should have been flushed, as text: those that no record justifies, and those that the
+/// tables do not hold any more in this size (break before make).
 pub fn stale<F: TableFormat>(core: &Core<Fake<F>>, vms: &[&Guest]) -> Vec<String> {
-    let mut found = Vec::new();
     let tlb: Vec<_> = core.machine.tlb.lock().unwrap().iter().map(|(key, value)| (*key, *value)).collect();
+    let mut found = Vec::new();
     for ((space, number, block), (base, attrs)) in tlb {
-        for index in 0..if block { BLOCK_FRAMES } else { 1 } {
-            let frame = base.offset(index);
-            let record = core.lookup(frame);
-            let fits = match space {
-                Space::Host => attrs == Attrs::Device || record.host_may_access() && frame.get() == number + index,
-                Space::Guest(id) => vms.iter().any(|vm| {
-                    let half = vm.layout().alias.map_or(0, |bit| 1 << (bit - FRAME_SHIFT));
-                    let gfn = Gfn::new((number + index) & !half);
-                    let state = match (half, (number + index) & half) {
-                        (0, _) => record.state == State::Private || record.state == State::Shared,
-                        (_, 0) => record.state == State::Private,
-                        _ => record.state == State::Shared,
-                    };
-                    vm.id() == id && record.owner == Some(id) && record.gfn == gfn && state
-                }),
-            };
-            if !fits {
-                found.push(std::format!("{space:?} {:#x} -> {frame:?} {record:?}", number + index));
-                break;
-            }
+        let root = match space {
+            Space::Host => Some(core.host_root()),
+            Space::Guest(id) => vms.iter().find(|vm| vm.id() == id).map(|vm| vm.root()),
+        };
+        let held = root.and_then(|root| core.machine.walk(root, number)) == Some((base, attrs, block));
+        let frames = if block { BLOCK_FRAMES } else { 1 };
+        let bad =
+            (0..frames).find(|index| !held || !justified(core, vms, space, number + index, base.offset(*index), attrs));
+        if let Some(index) = bad {
+            let record = core.lookup(base.offset(index));
+            found.push(std::format!(
+                "{space:?} {:#x}, block: {block}, -> {base:?} + {index}: {record:?}",
+                number + index
+            ));
         }
     }
     found
+}
+
+/// Whether the record of a frame allows a space to reach it at a frame number.
+fn justified<F: TableFormat>(
+    core: &Core<Fake<F>>,
+    vms: &[&Guest],
+    space: Space,
+    number: u64,
+    frame: Pfn,
+    attrs: Attrs,
+) -> bool {
+    let record = core.lookup(frame);
+    let Space::Guest(id) = space else {
+        return attrs == Attrs::Device || record.host_may_access() && frame.get() == number;
+    };
+    vms.iter().filter(|vm| vm.id() == id).any(|vm| {
+        let half = vm.layout().alias.map_or(0, |bit| 1 << (bit - FRAME_SHIFT));
+        let state = match (half, number & half) {
+            (0, _) => record.state == State::Private || record.state == State::Shared,
+            (_, 0) => record.state == State::Private,
+            _ => record.state == State::Shared,
+        };
+        record.owner == Some(id) && record.gfn == Gfn::new(number & !half) && state
+    })
 }
 
 /// The whole audit; panics with what it found.

@@ -135,11 +135,11 @@ impl<M: Machine> Core<M> {
 
     /// Fills a table with what a 2 MiB entry says. Marks stay marks.
     pub(crate) fn fill(&self, table: Pfn, whole: u64) {
+        let slot = Self::read(whole, BLOCK_LEVEL);
         for (index, entry) in self.machine.words(table).iter().enumerate() {
-            let index = index as u64;
-            let value = match Self::read(whole, BLOCK_LEVEL) {
-                Slot::Leaf(base, attrs) => M::Format::leaf(base.offset(index).addr(), PAGE_LEVEL, attrs),
-                Slot::Marked(base) => Self::mark(base.offset(index)),
+            let value = match slot {
+                Slot::Leaf(base, attrs) => M::Format::leaf(base.offset(index as u64).addr(), PAGE_LEVEL, attrs),
+                Slot::Marked(base) => Self::mark(base.offset(index as u64)),
                 _ => 0,
             };
             entry.store(value, Ordering::Relaxed);

@@ -135,6 +135,23 @@ on_both! {
         w.check(&[]);
     }
 
+    fn d2_a_block_full_of_pins_is_not_forgotten(w) {
+        let vm = w.plain(1);
+        w.donate_block(&vm, w.block(2), w.gfn(0)).unwrap();
+        w.convert(&vm, w.gfn(0)..w.gfn(512), Visibility::Shared).unwrap();
+        (0..512).for_each(|page| w.core.pin(w.block(2).offset(page), State::Shared).unwrap());
+        w.end(&vm);
+        w.check(&[]);
+        let vm = w.plain(1);
+        let one = &mut Budget::new(1);
+        assert_eq!(w.core.donate(&vm, w.block(2), w.gfn(0), Size::Block, one), Err(Refusal::Pinned));
+        (0..511).for_each(|page| w.core.unpin(w.block(2).offset(page)).unwrap());
+        assert_eq!(w.core.donate(&vm, w.block(2), w.gfn(0), Size::Block, one), Err(Refusal::Pinned));
+        w.core.unpin(w.block(2).offset(511)).unwrap();
+        w.donate_block(&vm, w.block(2), w.gfn(0)).unwrap();
+        w.check(&[&vm]);
+    }
+
     fn c6_a_range_of_blocks_is_converted_without_splitting(w) {
         let vm = w.aliased(1);
         for block in 0..3 {

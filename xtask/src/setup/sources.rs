@@ -97,21 +97,21 @@ mod tests {
 
     #[test]
     fn finds_the_mirror_in_both_formats() {
-        let old = "# comment\ndeb-src http://a.example/debian trixie main\n\
-                   deb [arch=amd64 signed-by=/k.gpg] http://vendor.example/apt stable main\n\
-                   deb http://b.example/debian trixie main contrib\n";
-        assert_eq!(pick(&one_line_format(old), "trixie").as_deref(), Some("http://b.example/debian"));
-        let new = "Types: deb\n# remark\nURIs: http://c.example/debian\nSuites: bookworm bookworm-updates\n\
-                   Components: main\n\nTypes: deb\nURIs: http://d.example/security\nSuites: bookworm-security\n\
+        let old = "# comment\ndeb-src file:/a/debian trixie main\n\
+                   deb [arch=amd64 signed-by=/k.gpg] file:/vendor/apt stable main\n\
+                   deb file:/b/debian trixie main contrib\n";
+        assert_eq!(pick(&one_line_format(old), "trixie").as_deref(), Some("file:/b/debian"));
+        let new = "Types: deb\n# remark\nURIs: file:/c/debian\nSuites: bookworm bookworm-updates\n\
+                   Components: main\n\nTypes: deb\nURIs: file:/d/security\nSuites: bookworm-security\n\
                    Components: main\n";
-        assert_eq!(pick(&deb822_format(new), "bookworm").as_deref(), Some("http://c.example/debian"));
+        assert_eq!(pick(&deb822_format(new), "bookworm").as_deref(), Some("file:/c/debian"));
     }
 
     #[test]
     fn takes_no_other_vendor_for_debian() {
-        let text = "deb http://vendor.example/apt stable main\n";
+        let text = "deb file:/vendor/apt stable main\n";
         assert_eq!(pick(&one_line_format(text), "trixie"), None);
-        let text = "deb http://e.example/debian/ sid main\n";
-        assert_eq!(pick(&one_line_format(text), "forky").as_deref(), Some("http://e.example/debian/"));
+        let text = "deb file:/e/debian/ sid main\n";
+        assert_eq!(pick(&one_line_format(text), "forky").as_deref(), Some("file:/e/debian/"));
     }
 }
