@@ -44,7 +44,12 @@ impl Machine for Memory {
     }
 }
 
-const BLOCKS: u64 = 12;
+/// Blocks of each guest: more than a cache holds.
+const GUEST_BLOCKS: u64 = 64;
+const PLAIN: u64 = 2;
+const ALIASED: u64 = PLAIN + GUEST_BLOCKS;
+const SPARE: u64 = ALIASED + GUEST_BLOCKS;
+const BLOCKS: u64 = SPARE + 2;
 
 struct World {
     core: Core<Memory>,
@@ -56,44 +61,50 @@ fn block(index: u64) -> u64 {
     index * BLOCK_FRAMES
 }
 
-/// Block 0 is Postern's; blocks 2 to 5 are the plain guest's, 6 to 9 the other's.
+/// Blocks 0 and 1 are for Postern and metadata, then come the guests'.
 static WORLD: LazyLock<World> = LazyLock::new(|| {
     let frames = (0..BLOCKS * BLOCK_FRAMES).map(|_| [const { Word::new(0) }; 512]).collect();
     let ram = Pfn::new(0)..Pfn::new(BLOCKS * BLOCK_FRAMES);
     let summaries: Vec<AtomicU64> = (0..BLOCKS).map(|_| AtomicU64::new(0)).collect();
     let machine = Memory { frames, wipes: AtomicBool::new(true) };
     let core = Core::new(machine, std::slice::from_ref(&ram), summaries.leak()).unwrap();
-    core.add_pool(Pfn::new(2)..Pfn::new(64)).unwrap();
+    core.add_pool(Pfn::new(512)..Pfn::new(1024)).unwrap();
     core.claim(Pfn::new(0)..Pfn::new(2)).unwrap();
     core.build_host_table(Pfn::new(0), &[]).unwrap();
     let guest = |id, alias, first: u64, meta: u64| {
-        let layout = Layout { ram: Gfn::new(0)..Gfn::new(block(4)), alias };
+        let layout = Layout { ram: Gfn::new(0)..Gfn::new(block(GUEST_BLOCKS)), alias };
         let vm = Guest::new(OwnerId::new(id).unwrap(), Pfn::new(meta), layout);
-        (meta..meta + 32).for_each(|frame| core.donate_meta(&vm, Pfn::new(frame)).unwrap());
-        for index in 0..4 {
+        (meta..meta + 200).for_each(|frame| core.donate_meta(&vm, Pfn::new(frame)).unwrap());
+        for index in 0..GUEST_BLOCKS {
             let (frame, gfn) = (Pfn::new(block(first + index)), Gfn::new(block(index)));
             assert_eq!(core.donate(&vm, frame, gfn, Size::Block, &mut Budget::unlimited()), Ok(Progress::Done));
         }
         vm
     };
-    let (plain, aliased) = (guest(1, None, 2, 64), guest(2, Some(38), 6, 128));
+    let (plain, aliased) = (guest(1, None, PLAIN, 4), guest(2, Some(38), ALIASED, 204));
     World { core, plain, aliased }
 });
 
-/// A block for each thread, so that they have nothing in common but the VM.
+/// A range of blocks for each thread, so that they have nothing in common but the VM; the next of them at each call.
 fn own_block() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    std::thread_local!(static MINE: Cell<Option<u64>> = const { Cell::new(None) });
+    std::thread_local!(static MINE: Cell<Option<(u64, u64)>> = const { Cell::new(None) });
+    const EACH: u64 = GUEST_BLOCKS / 2;
     MINE.with(|mine| {
-        let index = mine.get().unwrap_or_else(|| NEXT.fetch_add(1, Ordering::Relaxed) % 4);
-        mine.set(Some(index));
-        block(index)
+        let (base, at) = mine.get().unwrap_or_else(|| (NEXT.fetch_add(1, Ordering::Relaxed) % 2 * EACH, 0));
+        mine.set(Some((base, (at + 1) % EACH)));
+        block(base + at)
     })
 }
 
 fn share_and_unshare(bencher: Bencher<'_, '_>, vm: &'static Guest, wipes: bool) {
     let core = &WORLD.core;
     core.machine.wipes.store(wipes, Ordering::Relaxed);
+    // All have been split before: that is another measurement.
+    (0..GUEST_BLOCKS).for_each(|index| {
+        core.share(vm, Gfn::new(block(index) + 7)).unwrap();
+        core.unshare(vm, Gfn::new(block(index) + 7)).unwrap();
+    });
     bencher.counter(ItemsCount::new(2_u64)).bench(|| {
         let gfn = Gfn::new(own_block() + 7);
         core.share(vm, black_box(gfn)).unwrap();
@@ -144,7 +155,7 @@ fn block_aliased(bencher: Bencher<'_, '_>) {
 fn memset(bencher: Bencher<'_, '_>) {
     let core = &WORLD.core;
     bencher.counter(BytesCount::new(4_u64 << 20)).bench(|| {
-        let words = core.machine.words(Pfn::new(block(6) + own_block())).as_ptr().cast_mut();
+        let words = core.machine.words(Pfn::new(block(ALIASED) + own_block())).as_ptr().cast_mut();
         for _ in 0..2 {
             // SAFETY: the frames of a block follow each other in the vector, and nothing else uses them meanwhile.
             unsafe { black_box(words).write_bytes(0, 512 * 512) };
@@ -158,9 +169,9 @@ fn donate_and_reclaim_a_block(bencher: Bencher<'_, '_>) {
     let core = &WORLD.core;
     bencher.counter(BytesCount::new(4_u64 << 20)).bench_local(|| {
         let layout = Layout { ram: Gfn::new(0)..Gfn::new(512), alias: None };
-        let vm = Guest::new(OwnerId::new(3).unwrap(), Pfn::new(200), layout);
-        (200..204).for_each(|frame| core.donate_meta(&vm, Pfn::new(frame)).unwrap());
-        let frame = Pfn::new(block(10));
+        let vm = Guest::new(OwnerId::new(3).unwrap(), Pfn::new(404), layout);
+        (404..408).for_each(|frame| core.donate_meta(&vm, Pfn::new(frame)).unwrap());
+        let frame = Pfn::new(block(SPARE));
         assert_eq!(core.donate(&vm, frame, Gfn::new(0), Size::Block, &mut Budget::unlimited()), Ok(Progress::Done));
         while core.reclaim(&vm, &mut Budget::unlimited()) == Progress::More {}
     });
@@ -171,7 +182,7 @@ fn donate_and_reclaim_a_block(bencher: Bencher<'_, '_>) {
 fn split_and_merge(bencher: Bencher<'_, '_>) {
     let core = &WORLD.core;
     bencher.bench_local(|| {
-        core.pin(Pfn::new(block(11) + 77), State::Host).unwrap();
-        core.unpin(Pfn::new(block(11) + 77)).unwrap();
+        core.pin(Pfn::new(block(SPARE + 1) + 77), State::Host).unwrap();
+        core.unpin(Pfn::new(block(SPARE + 1) + 77)).unwrap();
     });
 }

@@ -7,10 +7,10 @@
 use crate::database::{POOL_RESERVE, counter};
 use crate::lock::{self, Rank};
 use crate::motion::{Clean, Cut};
-use crate::record::{LOCK, Record, State, WIPED, leaf_of, split};
+use crate::record::{LOCK, Record, State, WIPED, leaf_of, owned_by, split};
 use crate::sync::{AtomicU64, Ordering, Word};
 use crate::table::{BLOCK_LEVEL, PAGE_LEVEL, Slot};
-use crate::{Attrs, BLOCK_FRAMES, Core, Machine, Pfn, Refusal, Size, Space, TableFormat};
+use crate::{Attrs, BLOCK_FRAMES, Core, Machine, OwnerId, Pfn, Refusal, Size, Space, TableFormat};
 
 /// Two pool frames with which a block can be split: record page and host table.
 #[must_use]
@@ -55,6 +55,14 @@ impl<'a, M: Machine> Block<'a, M> {
             Some(leaf) => Record::unpack(leaf[index].load(Ordering::Relaxed)),
             None => Record::unpack(self.word).at(index as u64),
         }
+    }
+
+    /// The first frame from `from` on, within a split block, that `owner` has in any way.
+    pub fn next_of(&self, owner: OwnerId, from: Pfn) -> Option<Pfn> {
+        let start = if from.block_start() == self.first { from.in_block() } else { return None };
+        let is_owners = |word: &Word| owned_by(word.load(Ordering::Relaxed), owner);
+        let index = self.leaf()?[start..].iter().position(is_owners)?;
+        Some(self.first.offset((start + index) as u64))
     }
 
     /// The summary, while all frames agree.

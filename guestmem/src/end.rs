@@ -177,10 +177,11 @@ impl<M: Machine> Core<M> {
             return self.push_on(vm, block, budget);
         }
         budget.charge(LEAF_UNITS);
-        let mut last = None;
-        for frame in (0..BLOCK_FRAMES).map(|index| first.offset(index)) {
+        let (mut next, mut last) = (first, None);
+        while let Some(frame) = block.next_of(vm.id(), next) {
+            next = frame.offset(1);
             let record = block.record(frame);
-            if record.owner != Some(vm.id()) || record.state == State::Meta {
+            if record.state == State::Meta {
                 continue;
             }
             if !budget.frame(&self.machine) {
@@ -216,8 +217,9 @@ impl<M: Machine> Core<M> {
             return Progress::Done;
         }
         budget.charge(LEAF_UNITS);
-        let (first, mut last) = (block.first(), None);
-        for frame in (0..BLOCK_FRAMES).map(|index| first.offset(index)) {
+        let (mut next, mut last) = (block.first(), None);
+        while let Some(frame) = block.next_of(vm.id(), next) {
+            next = frame.offset(1);
             let record = block.record(frame);
             let Ok(state) = permit(record, Event::ReturnMeta, Some(vm.id())) else { continue };
             if !budget.frame(&self.machine) {

@@ -178,6 +178,12 @@ impl Record {
 /// The wiped bit of a packed record.
 pub(crate) const WIPED: u64 = 1 << WIPED_SHIFT;
 
+/// Whether a packed record names this owner.
+#[inline]
+pub(crate) const fn owned_by(word: u64, owner: OwnerId) -> bool {
+    word >> OWNER_SHIFT & mask(OWNER_BITS) == owner.get() as u64
+}
+
 /// The summary of a block whose frames' records are in the page `leaf`.
 #[inline]
 pub(crate) const fn split(leaf: u64) -> u64 {

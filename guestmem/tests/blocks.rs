@@ -152,6 +152,39 @@ on_both! {
         w.check(&[&vm]);
     }
 
+    fn a6_wishes_across_the_pages_of_the_map(w) {
+        // 384 MiB of RAM that starts in the middle of a block; nothing is populated.
+        let start = GUEST_RAM + 77;
+        let vm = w.guest_of(1, gfns(start..start + 3 * 32768), Some(ALIAS), 16);
+        let gfn = |index: u64| Gfn::new(GUEST_RAM + index);
+        let free = vm.meta_free();
+        let set = |range: std::ops::Range<u64>, to| w.convert(&vm, gfn(range.start)..gfn(range.end), to).unwrap();
+        let run = |index: u64| w.core.visibility_run(&vm, gfn(index), gfn(77 + 3 * 32768));
+        set(32700..32768, Visibility::Shared);
+        assert_eq!(vm.meta_free(), free - 2, "an index and one page");
+        assert_eq!(run(32700), (Visibility::Shared, gfn(32768)), "the run ends where the next page is missing");
+        assert_eq!(run(32768), (Visibility::Private, gfn(77 + 3 * 32768)));
+        set(32768..32770, Visibility::Shared);
+        assert_eq!(run(32701), (Visibility::Shared, gfn(32770)), "and goes on where it is there");
+        set(77..77 + 3 * 32768, Visibility::Shared);
+        assert_eq!(vm.meta_free(), free - 5);
+        let mut at = 77;
+        while at < 77 + 3 * 32768 {
+            let (visibility, end) = run(at);
+            assert!(visibility == Visibility::Shared && end > gfn(at), "bounded, and further on");
+            at = end.get() - GUEST_RAM;
+        }
+        set(100..32900, Visibility::Private);
+        assert_eq!(run(77), (Visibility::Shared, gfn(100)));
+        assert_eq!(run(100), (Visibility::Private, gfn(32900)));
+        for index in [77, 99, 100, 32767, 32768, 32899, 32900, 76 + 3 * 32768] {
+            let shared = !(100..32900).contains(&index);
+            assert_eq!(w.core.visibility(&vm, gfn(index)) == Visibility::Shared, shared, "{index}");
+        }
+        assert_eq!(w.core.convert(&vm, gfn(76)..gfn(80), Visibility::Shared, &mut Budget::new(9)), Err(Refusal::OutOfRange));
+        w.check(&[&vm]);
+    }
+
     fn c6_a_range_of_blocks_is_converted_without_splitting(w) {
         let vm = w.aliased(1);
         for block in 0..3 {

@@ -25,10 +25,11 @@ impl Measurement {
         Self { hasher, digest: [0; DIGEST_SIZE] }
     }
 
-    /// Adds piece `chunk` of the frame that is loaded at `address`. Every piece says where it belongs: the host may load
+    /// Adds piece `chunk` of the frame that is loaded at `address`. Every piece says where it belongs and all are of one
+    /// length, so that pieces of several frames, in whatever order the host loads them, cannot be read as another image. Every piece says where it belongs: the host may load
     /// frames in turns, and must not be able to pass off one order, or content as an address, for another.
     pub fn frame(&mut self, address: u64, words: &[AtomicU64; 512], chunk: u64) {
-        self.hasher.update((address | chunk % CHUNKS).to_le_bytes());
+        self.hasher.update((address | (chunk % CHUNKS)).to_le_bytes());
         let first = (chunk % CHUNKS) as usize * 64;
         for word in &words[first..first + 64] {
             self.hasher.update(word.load(Relaxed).to_le_bytes());

@@ -80,6 +80,7 @@ pub fn without(memory: &[Bytes], holes: &[Bytes]) -> ArrayVec<Bytes, { 2 * RANGE
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)] // Lists of ranges, some of which have one.
 mod tests {
     use super::*;
 

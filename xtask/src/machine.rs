@@ -10,13 +10,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+/// The machine that Postern is made for: EL2 and a GICv3.
+pub const VIRT: &str = "virt,virtualization=on,gic-version=3";
+
 /// What to boot on what machine.
 #[derive(Clone, Debug)]
 pub struct Machine {
     /// The `Image` that QEMU starts at EL2.
     pub kernel: PathBuf,
     /// The bundle.
-    pub initrd: PathBuf,
+    pub initrd: Option<PathBuf>,
+    /// QEMU's machine type with its options.
+    pub machine: &'static str,
     /// Physical CPUs.
     pub cpus: u32,
     /// Memory in MiB.
@@ -71,7 +76,7 @@ impl Session {
     /// Switches a machine on.
     pub fn start(emulator: &Emulator, machine: &Machine) -> Result<Self> {
         let mut command = emulator.command();
-        command.args(["-M", "virt,virtualization=on,gic-version=3", "-cpu", "max,pauth-impdef=on"]);
+        command.args(["-M", machine.machine, "-cpu", "max,pauth-impdef=on"]);
         command.arg("-smp").arg(machine.cpus.to_string()).arg("-m").arg(machine.memory_mib.to_string());
         command.args(["-nodefaults", "-display", "none", "-monitor", "none", "-no-reboot"]);
         // The first UART goes to QEMU's own error stream: its rare messages are worth having in the log.
@@ -86,7 +91,10 @@ impl Session {
         if machine.count_instructions {
             command.args(["-icount", "shift=0,sleep=off"]);
         }
-        command.arg("-kernel").arg(&machine.kernel).arg("-initrd").arg(&machine.initrd);
+        command.arg("-kernel").arg(&machine.kernel);
+        if let Some(file) = &machine.initrd {
+            command.arg("-initrd").arg(file);
+        }
         if let Some(line) = &machine.append {
             command.arg("-append").arg(line);
         }

@@ -2,7 +2,7 @@
 
 use crate::build::{self, Images};
 use crate::bundle::Bundle;
-use crate::machine::{Event, Machine, Session};
+use crate::machine::{Event, Machine, Session, VIRT};
 use crate::setup::qemu::Emulator;
 use crate::setup::{self, Cache, Dialect, initramfs};
 use crate::terminal;
@@ -129,16 +129,18 @@ pub fn run(options: &Options) -> Result<Verdict> {
     check_memory(&kernel, bundle.initrd.as_deref(), options.memory)?;
     bundle.kernel = Some(kernel);
     bundle.cmdline = Some(options.cmdline.clone().unwrap_or_else(|| default_cmdline(options.dialect).into()));
+    let file = bundle.write(&format!("run-{}", std::process::id()))?;
     let machine = Machine {
         kernel: bench.images.postern.clone(),
-        initrd: bundle.write(&format!("run-{}", std::process::id()))?,
+        initrd: Some(file.clone()),
+        machine: VIRT,
         cpus: options.host_cpus,
         memory_mib: options.memory / MIB + HOST_MIB,
         count_instructions: false,
         append: None,
     };
     let verdict = converse(&bench.emulator, &machine, options, &stop);
-    let _ = fs::remove_file(&machine.initrd);
+    let _ = fs::remove_file(file);
     verdict
 }
 

@@ -14,6 +14,23 @@ pub enum Guest {
     Tiny,
     /// A file that is not a kernel.
     Garbage,
+    /// None, because the bundle that Postern boots with is flawed.
+    Flawed(Flaw),
+}
+
+/// What is wrong with a bundle.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Flaw {
+    /// There is none.
+    Absent,
+    /// It is not an archive.
+    Junk,
+    /// It ends in the middle of a file.
+    Cut,
+    /// It has no host kernel.
+    NoHost,
+    /// Its host kernel is not an `Image`.
+    HostJunk,
 }
 
 /// How a scenario has to end.
@@ -48,6 +65,8 @@ pub struct Scenario {
     pub memory_mib: u64,
     /// Physical CPUs.
     pub host_cpus: u32,
+    /// QEMU's machine type.
+    pub machine: &'static str,
     /// Memory of the machine beyond the guest's, in MiB.
     pub host_mib: u64,
     /// `mode` of the test host.
@@ -82,6 +101,7 @@ pub const PLAIN: Scenario = Scenario {
     cpus: 1,
     memory_mib: 512,
     host_cpus: 2,
+    machine: crate::machine::VIRT,
     host_mib: crate::run::HOST_MIB,
     mode: "run",
     config: &[],
@@ -94,6 +114,9 @@ pub const PLAIN: Scenario = Scenario {
     end: End::Ok,
     timeout: 120,
 };
+
+/// A boot that Postern has to refuse with one clear line.
+const REFUSED: Scenario = Scenario { ring: 5, memory_mib: 128, timeout: 30, ..PLAIN };
 
 const TINY: Scenario = Scenario {
     guest: Guest::Tiny,
@@ -245,6 +268,67 @@ pub const ALL: &[Scenario] = &[
         guest: Guest::Garbage,
         end: End::Reason("kernel"),
         ..PLAIN
+    },
+    Scenario {
+        name: "boot-no-bundle",
+        proves: "Postern says that it has no bundle",
+        guest: Guest::Flawed(Flaw::Absent),
+        end: End::Reason("cannot boot: no initrd"),
+        ..REFUSED
+    },
+    Scenario {
+        name: "boot-junk-bundle",
+        proves: "Postern says that the bundle is no archive",
+        guest: Guest::Flawed(Flaw::Junk),
+        end: End::Reason("cannot boot: the initrd is not a complete newc cpio archive"),
+        ..REFUSED
+    },
+    Scenario {
+        name: "boot-cut-bundle",
+        proves: "Postern says that the bundle is not complete",
+        guest: Guest::Flawed(Flaw::Cut),
+        end: End::Reason("cannot boot: the initrd is not a complete newc cpio archive"),
+        ..REFUSED
+    },
+    Scenario {
+        name: "boot-no-host",
+        proves: "Postern says that the bundle has no host kernel",
+        guest: Guest::Flawed(Flaw::NoHost),
+        end: End::Reason("cannot boot: the bundle has no host/kernel"),
+        ..REFUSED
+    },
+    Scenario {
+        name: "boot-junk-host",
+        proves: "Postern says that the host's kernel is no kernel",
+        guest: Guest::Flawed(Flaw::HostJunk),
+        end: End::Reason("cannot boot: host/kernel is not an arm64 Linux Image"),
+        ..REFUSED
+    },
+    Scenario {
+        name: "boot-little-memory",
+        proves: "too little memory for the guest ends in a reason, not in a hang",
+        memory_mib: 160,
+        host_mib: 0,
+        config: &[("memory", "536870912")],
+        arguments: "postern.script=work",
+        end: End::Reason("no memory for the guest"),
+        ..REFUSED
+    },
+    Scenario {
+        name: "boot-no-el2",
+        proves: "Postern says that it was not started at EL2",
+        guest: Guest::Tiny,
+        machine: "virt,gic-version=3",
+        end: End::Reason("cannot boot"),
+        ..REFUSED
+    },
+    Scenario {
+        name: "boot-gicv2",
+        proves: "Postern says that it needs a GICv3",
+        guest: Guest::Tiny,
+        machine: "virt,virtualization=on,gic-version=2",
+        end: End::Reason("cannot boot"),
+        ..REFUSED
     },
 ];
 

@@ -1,10 +1,11 @@
 //! Plays one scenario in the emulator and judges it.
 
 use crate::bundle::{self, Bundle};
+use crate::cpio::Archive;
 use crate::machine::{Event, Machine, Session};
 use crate::paths;
 use crate::run::{Workbench, default_cmdline};
-use crate::scenarios::{End, Guest, Scenario};
+use crate::scenarios::{End, Flaw, Guest, Scenario};
 use crate::setup::Dialect;
 use crate::verdict::Verdict;
 use anyhow::Result;
@@ -43,7 +44,8 @@ pub fn machine(bench: &Workbench, scenario: &Scenario) -> Result<Machine> {
     let linux = |dialect| bench.kernel(dialect).map(PathBuf::from);
     let mut machine = Machine {
         kernel: bench.images.postern.clone(),
-        initrd: bench.initrd.clone(),
+        initrd: Some(bench.initrd.clone()),
+        machine: scenario.machine,
         cpus: scenario.host_cpus,
         memory_mib: scenario.memory_mib + scenario.host_mib,
         count_instructions: false,
@@ -52,6 +54,10 @@ pub fn machine(bench: &Workbench, scenario: &Scenario) -> Result<Machine> {
     if scenario.guest == Guest::Bare {
         machine.kernel = linux(Dialect::Realm)?;
         machine.append = Some(format!("console=ttyAMA0 {}", scenario.arguments));
+        return Ok(machine);
+    }
+    if let Guest::Flawed(flaw) = scenario.guest {
+        machine.initrd = flawed(scenario.name, flaw)?;
         return Ok(machine);
     }
     let mut bundle = Bundle { host: bench.images.payload("host")?, ..Bundle::default() };
@@ -82,8 +88,27 @@ pub fn machine(bench: &Workbench, scenario: &Scenario) -> Result<Machine> {
     if scenario.mode == "demo" {
         bundle.extra.push(("guest/tiny".into(), bench.images.payload("guest")?));
     }
-    machine.initrd = bundle.write(scenario.name)?;
+    machine.initrd = Some(bundle.write(scenario.name)?);
     Ok(machine)
+}
+
+/// A bundle with one thing wrong.
+fn flawed(name: &str, flaw: Flaw) -> Result<Option<PathBuf>> {
+    let mut archive = Archive::default();
+    if flaw != Flaw::NoHost {
+        archive.file(abi::bundle::HOST_KERNEL, &[0x5a; 8192]);
+    }
+    archive.file(abi::bundle::CONFIG, b"mode=run\n");
+    let mut bytes = archive.finish();
+    match flaw {
+        Flaw::Absent => return Ok(None),
+        Flaw::Junk => bytes = vec![0x5a; 8192],
+        Flaw::Cut => bytes.truncate(4096),
+        Flaw::NoHost | Flaw::HostJunk => {}
+    }
+    let file = paths::bare().join("bundles").join(format!("{name}.cpio"));
+    bundle::write_if_changed(&file, &bytes)?;
+    Ok(Some(file))
 }
 
 fn boot(bench: &Workbench, machine: &Machine, scenario: &Scenario, stop: &AtomicBool) -> Result<(Transcript, Verdict)> {

@@ -5,6 +5,8 @@ use std::fmt;
 
 /// What a Linux guest prints when it gives up.
 const PANIC: &str = "Kernel panic - not syncing";
+/// What Postern prints before it gives up booting.
+const BOOT_REFUSED: &str = "postern: cannot boot: ";
 /// Lines of a crash record that are kept.
 const RECORD_LINES: usize = 60;
 
@@ -67,11 +69,9 @@ impl Evidence {
             self.crash.push(line.trim_end().to_owned());
         }
         // Only at the start of a line: the host copies some of the guest's lines into the log, behind a prefix.
-        if let Some(reason) = line.strip_prefix(END_MARKER)
-            && self.end.is_none()
-        {
-            self.end = Some(reason.trim().to_owned());
-        }
+        let end = line.strip_prefix(END_MARKER).map(|reason| reason.trim().to_owned());
+        let refusal = line.strip_prefix(BOOT_REFUSED).map(|reason| format!("Postern cannot boot: {}", reason.trim()));
+        self.end = self.end.take().or(end).or(refusal);
         if !line.trim().is_empty() {
             self.last_log = line.trim().to_owned();
         }
@@ -138,6 +138,8 @@ mod tests {
         let died = || Verdict::Died(String::new());
         assert_eq!(judge(&["POSTERN-END: ok"], "", died()), Verdict::Ok);
         assert_eq!(judge(&["POSTERN-END: guest reset"], "", died()), Verdict::Ended("guest reset".into()));
+        let refused = judge(&["postern: cannot boot: no initrd"], "", died());
+        assert_eq!(refused, Verdict::Ended("Postern cannot boot: no initrd".into()));
         let crash = judge(&["POSTERN-CRASH: bug at x", "esr 0"], "", Verdict::Timeout(1));
         assert_eq!(crash, Verdict::Crash(vec!["bug at x".into(), "esr 0".into()]));
         assert_eq!(crash.to_string(), "hypervisor crash: bug at x");

@@ -164,11 +164,11 @@ pub extern "C" fn secondary(launch: &Launch) -> ! {
     host::started(index);
     if !features::same_here() {
         log::error!("CPU {index} differs from the boot CPU and stays off");
-        super::psci::call(abi::psci::CPU_OFF, 0, 0, 0);
+        super::psci::cpu_off();
     }
     if let Err(error) = gic::init_cpu(percpu::this()) {
         log::error!("CPU {index} stays off: {error}");
-        super::psci::call(abi::psci::CPU_OFF, 0, 0, 0);
+        super::psci::cpu_off();
     }
     run_host(entry, argument)
 }

@@ -16,6 +16,8 @@ const TIMER: u64 = 1 << 27;
 
 const FRAME: u64 = 0x1_0000;
 const TYPER: u64 = 0x8;
+/// GICR_TYPER.VLPIS.
+const VLPIS: u64 = 1 << 1;
 const ISENABLER0: u64 = 0x100;
 const ICENABLER0: u64 = 0x180;
 
@@ -46,7 +48,7 @@ pub fn init(machine: &Machine) -> Result<(), BootError> {
             count += 1;
             let typer = read32(at + TYPER);
             // VLPIS: two more frames for virtual LPIs.
-            at += if typer & 2 != 0 { 4 * FRAME } else { 2 * FRAME };
+            at += if typer & VLPIS != 0 { 4 * FRAME } else { 2 * FRAME };
             if typer & 1 << 4 != 0 {
                 break;
             }
@@ -55,9 +57,15 @@ pub fn init(machine: &Machine) -> Result<(), BootError> {
     Ok(())
 }
 
-/// RD frames, which the host's stage 2 must not have.
+fn frames() -> impl Iterator<Item = u64> {
+    FRAMES.iter().map(|frame| frame.load(Ordering::Relaxed)).filter(|at| *at != 0)
+}
+
+/// Frames that the host's stage 2 must not have: RD, and with GICv4 those of virtual LPIs, whose tables are physical
+/// addresses too.
 pub fn hidden_frames() -> impl Iterator<Item = Bytes> {
-    FRAMES.iter().map(|frame| frame.load(Ordering::Relaxed)).filter(|at| *at != 0).map(|at| at..at + FRAME)
+    let virtual_lpis = frames().filter(|at| read32(at + TYPER) & VLPIS != 0).map(|at| at + 2 * FRAME..at + 4 * FRAME);
+    frames().map(|at| at..at + FRAME).chain(virtual_lpis)
 }
 
 /// Finds this CPU's redistributor and prepares the CPU interface.
@@ -67,8 +75,7 @@ pub fn hidden_frames() -> impl Iterator<Item = Bytes> {
 pub fn init_cpu(cpu: &PerCpu) -> Result<(), BootError> {
     let mpidr = mrs!("mpidr_el1");
     let affinity = field(mpidr, 32, 8) << 24 | mpidr & 0xff_ffff;
-    let found = FRAMES.iter().map(|frame| frame.load(Ordering::Relaxed)).filter(|at| *at != 0);
-    let frame = found.into_iter().find(|at| read32(at + TYPER + 4) == affinity);
+    let frame = frames().find(|at| read32(at + TYPER + 4) == affinity);
     cpu.gicr_sgi.set(frame.ok_or(BootError::Node("redistributor for each CPU"))? + FRAME);
     // SRE, DFB, DIB, Enable: system registers here, and the host may use them too (IHI 0069 section 12.2.22).
     msr!("icc_sre_el2", 0xf);
@@ -203,7 +210,7 @@ pub fn interrupt_pending() -> bool {
 /// The host's access to an RD frame: passed on, but without LPIs, whose tables are physical addresses that the GIC
 /// reads and writes past stage 2. `write` is the value of a write. `None` when `address` is not in an RD frame.
 pub fn host_access(address: u64, size: u32, write: Option<u64>) -> Option<u64> {
-    hidden_frames().find(|frame| frame.contains(&address))?;
+    frames().find(|at| (*at..at + FRAME).contains(&address))?;
     let offset = address % FRAME;
     // SETLPIR, CLRLPIR, PROPBASER, PENDBASER, INVLPIR, INVALLR.
     let lpi = matches!(offset, 0x40..0x50 | 0x70..0x80 | 0xa0..0xa8 | 0xb0..0xb8);

@@ -44,13 +44,15 @@ pub fn init_cpu() {
     msr!("cntv_ctl_el0", 0);
     msr!("cnthp_ctl_el2", 0);
     isb();
-    // Nothing of the host's VMID can be in the TLB that was not put there by these tables.
-    tlb::flush_all(Space::Host);
+    // What a TLB holds when its CPU starts is unknown (Arm ARM D8.17): of the host's VMID, and of any guest's.
+    tlb::forget_all();
 }
 
-/// MDCR_EL2 while the host runs: all event counters are its own.
+/// MDCR_EL2 for host and guest: HPMN gives all event counters to EL1; TPMS and TTRF trap statistical profiling and trace
+/// control, which the host could otherwise leave running while a guest runs, to watch it.
 pub fn mdcr() -> u64 {
-    if features::has(Feature::Pmu) { field(mrs!("pmcr_el0"), 11, 5) } else { 0 }
+    let counters = if features::has(Feature::Pmu) { field(mrs!("pmcr_el0"), 11, 5) } else { 0 };
+    counters | 1 << 14 | 1 << 19
 }
 
 /// Sets the registers that say that the host runs.

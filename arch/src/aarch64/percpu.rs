@@ -57,6 +57,7 @@ pub fn install(index: usize, stack: u64, host_fp: u64) {
     cpu.index.set(index);
     cpu.stack.set(stack);
     cpu.host_fp.set(host_fp);
+    cpu.last_vcpu.iter().for_each(|last| last.set(0));
     msr!("tpidr_el2", core::ptr::from_ref(cpu) as u64);
 }
 

@@ -27,6 +27,14 @@ pub fn call(function: u64, a: u64, b: u64, c: u64) -> u64 {
     unsafe { smc(function, a, b, c) }
 }
 
+/// Switches this CPU off; it never runs the host.
+pub fn cpu_off() -> ! {
+    call(abi::psci::CPU_OFF, 0, 0, 0);
+    loop {
+        super::sysreg::instruction!("wfi");
+    }
+}
+
 /// Switches the machine off.
 pub fn system_off() -> ! {
     call(abi::psci::SYSTEM_OFF, 0, 0, 0);

@@ -68,6 +68,13 @@ pub fn flush_all(space: Space) {
     });
 }
 
+/// Forgets everything of EL1 and EL0 that this CPU's TLB holds, for all VMIDs.
+pub fn forget_all() {
+    instruction!("tlbi alle1");
+    instruction!("dsb nsh");
+    isb();
+}
+
 /// Forgets this CPU's stage-1 entries and instructions of the current VMID: two vCPUs of a VM may use one ASID for
 /// different things, and they share the VMID.
 pub fn flush_local_stage1() {

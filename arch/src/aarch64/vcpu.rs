@@ -109,8 +109,8 @@ const HCR_GUEST: u64 = 1
     | 1 << 58;
 /// HCR_EL2.FWB.
 pub(super) const HCR_FWB: u64 = 1 << 46;
-/// MDCR_EL2 while a guest runs, besides HPMN: TDRA, TDOSA, TDA, TPM, TPMCR, TPMS, TTRF.
-const MDCR_GUEST: u64 = 0b111 << 9 | 0b11 << 5 | 1 << 14 | 1 << 19;
+/// MDCR_EL2 while a guest runs, besides what the host has: TDRA, TDOSA, TDA, TPM, TPMCR.
+const MDCR_GUEST: u64 = 0b111 << 9 | 0b11 << 5;
 /// CNTHCTL_EL2 (E2H = 0): the guest reads the counter; its physical timer traps.
 const CNTHCTL_GUEST: u64 = 1;
 const CNTHCTL_HOST: u64 = 0b11;

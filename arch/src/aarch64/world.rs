@@ -111,9 +111,9 @@ const CPTR_TFP: u64 = 1 << 10;
 /// CPTR_EL2.TTA and TAM: trace and activity monitors.
 const CPTR_TTA_TAM: u64 = 1 << 20 | 1 << 30;
 
-/// CPTR_EL2 while the host runs.
+/// CPTR_EL2 while the host runs. Trace units and activity monitors see guests too, so the host gets neither.
 pub fn cptr_host() -> u64 {
-    CPTR_BASE | if features::has(Feature::Sve) { 0 } else { CPTR_TZ }
+    CPTR_BASE | CPTR_TTA_TAM | if features::has(Feature::Sve) { 0 } else { CPTR_TZ }
 }
 
 /// CPTR_EL2 while a guest runs; `fp_live` when its FP registers are loaded.

@@ -59,8 +59,12 @@ impl<F: TableFormat> World<F> {
 
     /// Like [`World::plain`], with that much metadata.
     pub fn guest(&self, id: u16, alias: Option<u32>, meta: u64) -> Guest {
-        let layout = Layout { ram: gfns(GUEST_RAM..GUEST_RAM + 16 * BLOCK_FRAMES), alias };
-        fake::guest(&self.core, id, layout, self.meta(meta))
+        self.guest_of(id, gfns(GUEST_RAM..GUEST_RAM + 16 * BLOCK_FRAMES), alias, meta)
+    }
+
+    /// Like [`World::guest`], with that RAM.
+    pub fn guest_of(&self, id: u16, ram: Range<Gfn>, alias: Option<u32>, meta: u64) -> Guest {
+        fake::guest(&self.core, id, Layout { ram, alias }, self.meta(meta))
     }
 
     /// A guest without an alias.

@@ -66,7 +66,7 @@ impl Scene {
     fn frame(&self, noise: &mut Noise<'_>) -> u64 {
         match noise.below(16) {
             0 => Self::number(noise),
-            1 => noise.pick(&self.frames) & !0xfff | noise.pick(&[1, 8, 2048, 4095]),
+            1 => (noise.pick(&self.frames) & !0xfff) + noise.pick(&[1, 8, 2048, 4095]),
             2 => noise.pick(&self.frames) & !(BLOCK_SIZE - 1),
             3 => noise.pick(&self.frames).wrapping_add(FRAME_SIZE * noise.below(1024)).wrapping_sub(BLOCK_SIZE),
             _ => noise.pick(&self.frames),
@@ -141,7 +141,7 @@ impl Scene {
             let spoilt = noise.below(12) as usize;
             for (index, word) in words.into_iter().enumerate() {
                 let word = if index == spoilt { Self::number(noise) } else { word };
-                self.world.host_writes(arguments[0] & !0xfff | index as u64 * 8, word);
+                self.world.host_writes((arguments[0] & !0xfff) + index as u64 * 8, word);
             }
         }
         let times = if noise.one_in(4) { 20 } else { 1 };

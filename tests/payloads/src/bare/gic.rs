@@ -168,12 +168,7 @@ pub fn acknowledge_and_end() -> bool {
 pub fn send_sgi(intid: u32, affinity: u64) {
     let (aff0, aff1, aff2, aff3) =
         (affinity & 0xff, affinity >> 8 & 0xff, affinity >> 16 & 0xff, affinity >> 32 & 0xff);
-    let value = 1 << (aff0 & 15)
-        | aff1 << 16
-        | u64::from(intid) << 24
-        | aff2 << 32
-        | (aff0 >> 4) << 44
-        | aff3 << 48;
+    let value = 1 << (aff0 & 15) | aff1 << 16 | u64::from(intid) << 24 | aff2 << 32 | (aff0 >> 4) << 44 | aff3 << 48;
     send_raw_sgi(value);
 }
 

@@ -2,9 +2,9 @@
 //! instruction-counting emulator a tick of the counter is an instruction.
 
 use crate::bundle::Bundle;
+use crate::guest_tree::RAM_BASE;
 use crate::launch::{self, Software};
 use crate::vm::Shape;
-use crate::guest_tree::RAM_BASE;
 use crate::{frames, run, schedule, teardown};
 use abi::FRAME_SIZE;
 use abi::host::{FRAMES_PER_CALL, counter, dialect};

@@ -209,4 +209,3 @@ fn state_name(state: u64) -> &'static str {
         _ => "absent",
     }
 }
-

@@ -40,9 +40,7 @@ pub fn teardown(vm: &Vm) -> Result<(), String> {
 /// # Errors
 /// A sentence with the status.
 pub fn destroy(handle: u64) -> Result<(), String> {
-    for (name, call) in
-        [("VM_DESTROY", hostcall::vm_destroy as fn(u64) -> i64), ("VM_RECLAIM", hostcall::vm_reclaim)]
-    {
+    for (name, call) in [("VM_DESTROY", hostcall::vm_destroy as fn(u64) -> i64), ("VM_RECLAIM", hostcall::vm_reclaim)] {
         match call(handle) {
             host::OK => {}
             status => return Err(format!("{name} answers {status}")),

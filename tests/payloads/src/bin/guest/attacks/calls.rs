@@ -1,7 +1,7 @@
 //! Calls that are not for this guest.
 
-use crate::world::World;
 use crate::require;
+use crate::world::World;
 use abi::{host, pkvm as pkvm_ids, rsi as rsi_ids, smccc as smccc_ids};
 use alloc::string::String;
 use payloads::smccc::{self, call, try_hvc};

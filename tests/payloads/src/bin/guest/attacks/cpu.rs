@@ -18,7 +18,16 @@ macro_rules! undefined {
 }
 
 pub fn el2_registers(_: &World) -> Result<(), String> {
-    undefined!("hcr_el2", "vttbr_el2", "vtcr_el2", "sctlr_el2", "vbar_el2", "cnthctl_el2", "cntvoff_el2", "ich_hcr_el2");
+    undefined!(
+        "hcr_el2",
+        "vttbr_el2",
+        "vtcr_el2",
+        "sctlr_el2",
+        "vbar_el2",
+        "cnthctl_el2",
+        "cntvoff_el2",
+        "ich_hcr_el2"
+    );
     Ok(())
 }
 
@@ -33,8 +42,14 @@ macro_rules! poke {
 /// The PMU could time or count the hypervisor and the host: nothing that is written there may count.
 pub fn pmu_registers(_: &World) -> Result<(), String> {
     poke!(
-        "pmccfiltr_el0" = 1u64 << 27, "pmcntenset_el0" = u64::MAX, "pmuserenr_el0" = u64::MAX, "pmintenset_el1" = u64::MAX,
-        "pmcr_el0" = 7u64, "pmovsset_el0" = u64::MAX, "pmswinc_el0" = u64::MAX, "pmselr_el0" = 31u64,
+        "pmccfiltr_el0" = 1u64 << 27,
+        "pmcntenset_el0" = u64::MAX,
+        "pmuserenr_el0" = u64::MAX,
+        "pmintenset_el1" = u64::MAX,
+        "pmcr_el0" = 7u64,
+        "pmovsset_el0" = u64::MAX,
+        "pmswinc_el0" = u64::MAX,
+        "pmselr_el0" = 31u64,
     );
     let mut first = 0u64;
     let mut second = 0u64;
@@ -47,8 +62,14 @@ pub fn pmu_registers(_: &World) -> Result<(), String> {
 
 pub fn debug_registers(_: &World) -> Result<(), String> {
     poke!(
-        "mdscr_el1" = 1u64 << 15 | 1 << 13 | 1, "oslar_el1" = 1u64, "osdlr_el1" = 1u64, "dbgbvr0_el1" = 0x4000_0000u64,
-        "dbgbcr0_el1" = 0x1e7u64, "dbgwvr0_el1" = 0x4000_0000u64, "dbgwcr0_el1" = 0x1fffu64, "dbgprcr_el1" = u64::MAX,
+        "mdscr_el1" = 1u64 << 15 | 1 << 13 | 1,
+        "oslar_el1" = 1u64,
+        "osdlr_el1" = 1u64,
+        "dbgbvr0_el1" = 0x4000_0000u64,
+        "dbgbcr0_el1" = 0x1e7u64,
+        "dbgwvr0_el1" = 0x4000_0000u64,
+        "dbgwcr0_el1" = 0x1fffu64,
+        "dbgprcr_el1" = u64::MAX,
     );
     // And off again: what is not trapped must not stop the guest later.
     poke!("mdscr_el1" = 0u64, "dbgbcr0_el1" = 0u64, "dbgwcr0_el1" = 0u64, "osdlr_el1" = 0u64);

@@ -1,7 +1,7 @@
 //! Emulated devices: the interrupt controller in Postern, the rest in the host.
 
-use crate::world::World;
 use crate::require;
+use crate::world::World;
 use alloc::format;
 use alloc::string::String;
 use payloads::exception::{try_read, try_read32, try_write, try_write32};
@@ -71,7 +71,15 @@ pub fn gic_sysregs(_: &World) -> Result<(), String> {
             })+
         };
     }
-    poke!("icc_sre_el1", "icc_igrpen0_el1", "icc_ap0r0_el1", "icc_ap1r0_el1", "icc_bpr0_el1", "icc_ctlr_el1", "icc_pmr_el1");
+    poke!(
+        "icc_sre_el1",
+        "icc_igrpen0_el1",
+        "icc_ap0r0_el1",
+        "icc_ap1r0_el1",
+        "icc_bpr0_el1",
+        "icc_ctlr_el1",
+        "icc_pmr_el1"
+    );
     for value in [0u64, 1023, u64::MAX] {
         let _ = attempt!("msr icc_dir_el1, {v}"; v = in(reg) value);
         let _ = attempt!("msr icc_eoir0_el1, {v}"; v = in(reg) value);

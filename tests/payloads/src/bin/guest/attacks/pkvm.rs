@@ -13,8 +13,17 @@ pub fn share_bad_address(world: &World) -> Result<(), String> {
     let page = world.page();
     write(page, 7);
     let bad = [
-        page + 1, page + 8, world.ram.end, world.ram.start - FRAME_SIZE, 0, 1 << 39, 1 << 40, 1 << 52, 1 << 63,
-        u64::MAX - FRAME_SIZE + 1, u64::MAX,
+        page + 1,
+        page + 8,
+        world.ram.end,
+        world.ram.start - FRAME_SIZE,
+        0,
+        1 << 39,
+        1 << 40,
+        1 << 52,
+        1 << 63,
+        u64::MAX - FRAME_SIZE + 1,
+        u64::MAX,
     ];
     for address in bad {
         expect!(format!("MEM_SHARE of {address:#x}"), calls::share(address), ids::INVALID_PARAMETER);

@@ -35,7 +35,8 @@ pub fn cpu_on_bad_target(_: &World) -> Result<(), String> {
 
 /// Functions that are not offered, and malformed ones that are.
 pub fn garbage(_: &World) -> Result<(), String> {
-    for function in [0x8400_0005, 0xc400_0005, ids::SYSTEM_SUSPEND, ids::SYSTEM_RESET2, 0x8400_0013, 0x8400_0015, 0x8400_00ff]
+    for function in
+        [0x8400_0005, 0xc400_0005, ids::SYSTEM_SUSPEND, ids::SYSTEM_RESET2, 0x8400_0013, 0x8400_0015, 0x8400_00ff]
     {
         let code = psci::psci(function, u64::MAX, u64::MAX, u64::MAX);
         require!(code < 0, "PSCI function {function:#x} answers {code}");

@@ -35,11 +35,14 @@ pub fn ranges(world: &World) -> Result<(), String> {
 
 pub fn wraparound(world: &World) -> Result<(), String> {
     let last = u64::MAX - FRAME_SIZE + 1;
-    for (base, top) in [(last, 0), (last, FRAME_SIZE), (world.ram.start, last), (last, u64::MAX), (1 << 63, (1 << 63) + 1)] {
+    for (base, top) in
+        [(last, 0), (last, FRAME_SIZE), (world.ram.start, last), (last, u64::MAX), (1 << 63, (1 << 63) + 1)]
+    {
         refused(base, top, ids::RIPAS_RAM)?;
         refused(base, top, ids::RIPAS_EMPTY)?;
     }
-    for (start, end) in [(last, 0), (0, u64::MAX), (1, FRAME_SIZE), (FRAME_SIZE, FRAME_SIZE), (HALF, HALF + FRAME_SIZE)] {
+    for (start, end) in [(last, 0), (0, u64::MAX), (1, FRAME_SIZE), (FRAME_SIZE, FRAME_SIZE), (HALF, HALF + FRAME_SIZE)]
+    {
         expect!(format!("STATE_GET {start:#x} to {end:#x}"), realm::ipa_state_get(start, end)[0], ids::ERROR_INPUT);
     }
     Ok(())
@@ -68,8 +71,18 @@ pub fn config_bad_page(world: &World) -> Result<(), String> {
     let page = world.page();
     let shared = world.share(page, 1).map_err(|code| format!("share answers {code}"))?;
     let bad = [
-        page, shared, world.ram.start + 8, world.ram.end, world.ram.start - FRAME_SIZE, 0, 0x0900_0000, HALF, 2 * HALF,
-        u64::MAX, u64::MAX - FRAME_SIZE + 1, 1 << 63,
+        page,
+        shared,
+        world.ram.start + 8,
+        world.ram.end,
+        world.ram.start - FRAME_SIZE,
+        0,
+        0x0900_0000,
+        HALF,
+        2 * HALF,
+        u64::MAX,
+        u64::MAX - FRAME_SIZE + 1,
+        1 << 63,
     ];
     for address in bad {
         expect!(format!("REALM_CONFIG at {address:#x}"), realm::realm_config(address), ids::ERROR_INPUT);

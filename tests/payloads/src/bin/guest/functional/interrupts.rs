@@ -96,7 +96,10 @@ pub fn other_vcpus(world: &World) -> Result<(), String> {
         smp::start(index, answer).map_err(|code| alloc::format!("CPU_ON answers {code}"))?;
         timer::delay(2);
         let again = psci::cpu_on(affinity, payloads::secondary_entry(), 0);
-        require!(again.is_err_and(|code| code == abi::psci::ALREADY_ON || code == abi::psci::ON_PENDING), "started twice");
+        require!(
+            again.is_err_and(|code| code == abi::psci::ALREADY_ON || code == abi::psci::ON_PENDING),
+            "started twice"
+        );
         let before = area.counted(2);
         gic::send_sgi(gic::SGI_WAKE, affinity);
         require!(eventually(|| area.counted(2) != before), "vCPU {index} does not answer");

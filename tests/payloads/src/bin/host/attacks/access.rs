@@ -21,7 +21,12 @@ pub const ATTACKS: &[Attack] = &[
     attack("access-odd-instructions", "pairs, exclusives, atomics and cache operations on private memory", &[OK], odd),
     attack("access-across-boundary", "an access half in one's own and half in a private page", &[OK], across),
     attack("stage1-table-in-private", "a private page as the host's own page table", &[OK], table_in_private),
-    attack("shared-page-is-not-executable", "code in a page that a guest shares is the host's own risk", &[OK], shared_rw),
+    attack(
+        "shared-page-is-not-executable",
+        "code in a page that a guest shares is the host's own risk",
+        &[OK],
+        shared_rw,
+    ),
     attack("aborts-are-counted", "aborts that nobody counts", &[OK], counted),
 ];
 

@@ -14,7 +14,9 @@ pub const ATTACKS: &[Attack] = &[
     attack("create-config-unaligned", "configuration not at the start of a frame", &[INVALID], config_unaligned),
     attack("create-config-not-ram", "configuration where there is no RAM", &[ADDRESS], config_not_ram),
     attack("create-config-of-postern", "configuration in Postern's memory", &[OWNER], |scene| config_at(scene.postern)),
-    attack("create-config-private", "configuration in a guest's private page", &[OWNER], |scene| config_at(scene.private)),
+    attack("create-config-private", "configuration in a guest's private page", &[OWNER], |scene| {
+        config_at(scene.private)
+    }),
     attack("create-config-metadata", "configuration in metadata", &[OWNER], |scene| config_at(scene.meta)),
     attack("create-bad-dialect", "dialects that do not exist", &[INVALID], bad_dialect),
     attack("create-bad-vcpus", "no vCPU, or too many", &[INVALID], bad_vcpus),
@@ -23,8 +25,12 @@ pub const ATTACKS: &[Attack] = &[
     attack("create-bad-metadata-count", "too little metadata, or too much", &[INVALID], bad_meta_count),
     attack("create-metadata-unaligned", "metadata not on 8 KiB", &[INVALID], meta_unaligned),
     attack("create-metadata-not-ram", "metadata where there is no RAM", &[ADDRESS], meta_not_ram),
-    attack("create-metadata-of-postern", "Postern's memory as metadata", &[OWNER], |scene| meta_at(scene, scene.postern)),
-    attack("create-metadata-private", "a guest's private page as metadata", &[OWNER], |scene| meta_at(scene, scene.private)),
+    attack("create-metadata-of-postern", "Postern's memory as metadata", &[OWNER], |scene| {
+        meta_at(scene, scene.postern)
+    }),
+    attack("create-metadata-private", "a guest's private page as metadata", &[OWNER], |scene| {
+        meta_at(scene, scene.private)
+    }),
     attack("create-metadata-shared", "a shared page as metadata", &[OWNER], |scene| meta_at(scene, scene.shared)),
     attack("create-metadata-twice", "metadata of another VM", &[OWNER], |scene| meta_at(scene, scene.meta)),
     attack("create-metadata-foreign-tail", "the last metadata frame is another VM's", &[OWNER], meta_foreign_tail),

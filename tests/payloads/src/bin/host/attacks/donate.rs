@@ -61,8 +61,14 @@ fn outside_ram(scene: &mut Scene) -> Result<i64, String> {
     let mut toy = scene.toy()?;
     let frame = toy.frame()?;
     let end = Toy::RAM + TOY_MEMORY;
-    let pages = [0, Toy::RAM - FRAME_SIZE, end, end + BLOCK_SIZE, 1 << 39 | Toy::RAM, 1 << 40 | Toy::RAM, 1 << 52, 1 << 63];
-    all_same(pages.into_iter().chain([u64::MAX - FRAME_SIZE + 1]).map(|page| hostcall::vm_donate(toy.handle, frame, page, 1)))
+    let pages =
+        [0, Toy::RAM - FRAME_SIZE, end, end + BLOCK_SIZE, 1 << 39 | Toy::RAM, 1 << 40 | Toy::RAM, 1 << 52, 1 << 63];
+    all_same(
+        pages
+            .into_iter()
+            .chain([u64::MAX - FRAME_SIZE + 1])
+            .map(|page| hostcall::vm_donate(toy.handle, frame, page, 1)),
+    )
 }
 
 fn not_ram(scene: &mut Scene) -> Result<i64, String> {
@@ -116,7 +122,8 @@ fn frame_to_two(scene: &mut Scene) -> Result<i64, String> {
 fn block_unaligned(scene: &mut Scene) -> Result<i64, String> {
     let mut toy = scene.toy()?;
     let block = toy.block()?;
-    let cases = [(block + FRAME_SIZE, Toy::RAM), (block, Toy::RAM + FRAME_SIZE), (block + 8, Toy::RAM), (block, Toy::RAM + 8)];
+    let cases =
+        [(block + FRAME_SIZE, Toy::RAM), (block, Toy::RAM + FRAME_SIZE), (block + 8, Toy::RAM), (block, Toy::RAM + 8)];
     all_same(cases.map(|(frame, page)| hostcall::vm_donate(toy.handle, frame, page, 512)))
 }
 
@@ -161,7 +168,8 @@ fn block_over_page(scene: &mut Scene) -> Result<i64, String> {
 fn block_outside_ram(scene: &mut Scene) -> Result<i64, String> {
     let mut toy = scene.toy()?;
     let block = toy.block()?;
-    let pages = [Toy::RAM + TOY_MEMORY, Toy::RAM - BLOCK_SIZE, 0, 1 << 39 | Toy::RAM, 1 << 63, u64::MAX - BLOCK_SIZE + 1];
+    let pages =
+        [Toy::RAM + TOY_MEMORY, Toy::RAM - BLOCK_SIZE, 0, 1 << 39 | Toy::RAM, 1 << 63, u64::MAX - BLOCK_SIZE + 1];
     all_same(pages.map(|page| hostcall::vm_donate(toy.handle, block, page, 512)))
 }
 
@@ -200,7 +208,8 @@ fn metadata_foreign_tail(scene: &mut Scene) -> Result<i64, String> {
 /// One page in every 2 MiB needs a table each. What runs out can be filled up, and then it goes on.
 fn until_no_metadata(scene: &mut Scene) -> Result<i64, String> {
     let shape = crate::vm::Shape { memory: 256 << 20, ..scene.toy_shape() };
-    let mut memory = crate::launch::create(&shape, abi::host::FRAMES_PER_CALL).map_err(|code| format!("create: {code}"))?;
+    let mut memory =
+        crate::launch::create(&shape, abi::host::FRAMES_PER_CALL).map_err(|code| format!("create: {code}"))?;
     let handle = memory.handle();
     let mut found = OK;
     let mut frames = alloc::vec::Vec::new();

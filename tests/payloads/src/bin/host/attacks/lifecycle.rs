@@ -18,7 +18,12 @@ pub const ATTACKS: &[Attack] = &[
     attack("reclaim-twice", "a second reclaim", &[NO_SUCH], reclaim_twice),
     attack("slot-is-reused-safely", "an old handle for a new VM in the same slot", &[NO_SUCH], slot_reuse),
     attack("vm-churn", "two hundred VMs, one after the other", &[OK], churn),
-    attack("frame-info-after-destroy", "access to a destroyed VM's frames before they are wiped", &[OK], before_reclaim),
+    attack(
+        "frame-info-after-destroy",
+        "access to a destroyed VM's frames before they are wiped",
+        &[OK],
+        before_reclaim,
+    ),
 ];
 
 /// Every call that takes a handle, with arguments that are fine otherwise.

@@ -52,7 +52,8 @@ fn unaligned(scene: &mut Scene) -> Result<i64, String> {
 fn outside_ram(scene: &mut Scene) -> Result<i64, String> {
     let mut toy = scene.toy()?;
     let frame = toy.frame()?;
-    let pages = [0, Toy::RAM - FRAME_SIZE, Toy::RAM + super::scene::TOY_MEMORY, 1 << 39 | Toy::RAM, u64::MAX - FRAME_SIZE + 1];
+    let pages =
+        [0, Toy::RAM - FRAME_SIZE, Toy::RAM + super::scene::TOY_MEMORY, 1 << 39 | Toy::RAM, u64::MAX - FRAME_SIZE + 1];
     all_same(pages.map(|page| hostcall::vm_load(toy.handle, frame, page)))
 }
 

@@ -61,7 +61,8 @@ fn smc_immediate(_: &mut Scene) -> Result<i64, String> {
 
 fn unknown_smc(scene: &mut Scene) -> Result<i64, String> {
     // FF-A, TRNG, vendor services, and PSCI functions that do not exist, with addresses that are not the host's.
-    let functions = [0x8400_0060, 0x8400_0066, 0x8400_0072, 0xc400_0066, 0x8400_0077, 0x8200_ff01, 0x8300_0000, 0xc300_0001];
+    let functions =
+        [0x8400_0060, 0x8400_0066, 0x8400_0072, 0xc400_0066, 0x8400_0077, 0x8200_ff01, 0x8300_0000, 0xc300_0001];
     let more = [0x8700_0000, 0xc200_0020, 0x8400_00f0, 0xbf00_ff01, 0xffff_ffff, u64::MAX];
     let answer = |function| smccc::smc([function, scene.private, scene.postern, 1, 1, 1, 1])[0];
     // A 32-bit answer may come without its upper half.
@@ -73,7 +74,8 @@ fn guest_calls(scene: &mut Scene) -> Result<i64, String> {
     if uid[0] as u32 == pkvm::KVM_UID[0] as u32 {
         return Err(String::from("the host is told that it is a KVM guest"));
     }
-    let functions = [pkvm::MEM_SHARE, pkvm::MEM_UNSHARE, pkvm::HYP_MEMINFO, rsi::VERSION, rsi::REALM_CONFIG, rsi::IPA_STATE_SET];
+    let functions =
+        [pkvm::MEM_SHARE, pkvm::MEM_UNSHARE, pkvm::HYP_MEMINFO, rsi::VERSION, rsi::REALM_CONFIG, rsi::IPA_STATE_SET];
     let by_hvc = functions.map(|function| smccc::hvc(smccc::call(function, scene.private, 0, 0))[0] as i64);
     let by_smc = functions.map(|function| smccc::smc(smccc::call(function, scene.private, 0, 0))[0] as i64);
     all_same(by_hvc.into_iter().chain(by_smc))
@@ -82,7 +84,8 @@ fn guest_calls(scene: &mut Scene) -> Result<i64, String> {
 /// `CPU_ON` of a CPU that is switched off for the purpose; without one, of a CPU that does not exist.
 fn cpu_on_at(entries: &[u64]) -> Result<i64, String> {
     let target = crate::remote::park_one().unwrap_or(0xfe);
-    let found = all_same(entries.iter().map(|entry| smccc::smc(smccc::call(psci::CPU_ON, target, *entry, 0))[0] as i64));
+    let found =
+        all_same(entries.iter().map(|entry| smccc::smc(smccc::call(psci::CPU_ON, target, *entry, 0))[0] as i64));
     crate::remote::unpark()?;
     if target == 0xfe { Ok(psci::INVALID_ADDRESS) } else { found }
 }
@@ -106,7 +109,9 @@ fn bad_target(_: &mut Scene) -> Result<i64, String> {
 
 fn already_on(_: &mut Scene) -> Result<i64, String> {
     let cpus = 0..crate::remote::cpus();
-    all_same(cpus.map(|cpu| smccc::smc(smccc::call(psci::CPU_ON, percpu::affinity(cpu), secondary_entry(), 0))[0] as i64))
+    all_same(
+        cpus.map(|cpu| smccc::smc(smccc::call(psci::CPU_ON, percpu::affinity(cpu), secondary_entry(), 0))[0] as i64),
+    )
 }
 
 /// A suspend that powers down would come back at the entry given. It is refused, or it is just a wait.
@@ -140,7 +145,17 @@ fn el2_registers(_: &mut Scene) -> Result<i64, String> {
             )+
         };
     }
-    undefined!("hcr_el2", "vttbr_el2", "vtcr_el2", "vbar_el2", "sctlr_el2", "ttbr0_el2", "tcr_el2", "cptr_el2", "mdcr_el2");
+    undefined!(
+        "hcr_el2",
+        "vttbr_el2",
+        "vtcr_el2",
+        "vbar_el2",
+        "sctlr_el2",
+        "ttbr0_el2",
+        "tcr_el2",
+        "cptr_el2",
+        "mdcr_el2"
+    );
     let found = attempt!("tlbi vmalls12e1is";);
     if found.is_ok() {
         return Err(String::from("the host can invalidate stage 2"));
@@ -152,7 +167,9 @@ fn el2_registers(_: &mut Scene) -> Result<i64, String> {
 fn its(scene: &mut Scene) -> Result<i64, String> {
     let its = scene.distributor + 0x8_0000;
     for offset in [0, 0x4, 0x8, 0x80, 0x88, 0x90, 0x100, 0x1_0000, 0x1_0040] {
-        if let Ok(value) = try_read32(its + offset) && value != 0 {
+        if let Ok(value) = try_read32(its + offset)
+            && value != 0
+        {
             return Err(format!("register {offset:#x} reads {value:#x}"));
         }
     }

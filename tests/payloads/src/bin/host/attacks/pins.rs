@@ -2,7 +2,7 @@
 
 use super::scene::Scene;
 use super::{Attack, all_same, attack};
-use abi::host::{ADDRESS, INVALID, LIMIT, OK, OWNER};
+use abi::host::{ADDRESS, BUSY, INVALID, LIMIT, OK, OWNER};
 use alloc::format;
 use alloc::string::String;
 use payloads::hostcall;
@@ -16,7 +16,7 @@ pub const ATTACKS: &[Attack] = &[
     attack("pin-not-ram", "pins where there is no RAM", &[ADDRESS], not_ram),
     attack("pin-overflow", "more pins than can be counted", &[LIMIT], overflow),
     attack("unpin-below-zero", "more unpins than pins", &[OWNER], below_zero),
-    attack("unpin-run-page", "the hold that Postern has on a run page", &[OWNER], unpin_run_page),
+    attack("unpin-run-page", "the hold that Postern has on a run page", &[OWNER, BUSY], unpin_run_page),
 ];
 
 fn own_frame(_: &mut Scene) -> Result<i64, String> {

@@ -259,8 +259,16 @@ fn create_config(scene: &mut Scene) -> Result<i64, String> {
     }
     let page = frames::zeroed_frame().ok_or("out of memory")?;
     let meta = frames::contiguous(8).ok_or("out of memory")?;
-    let good = [scene.dialect, 1, Toy::RAM, super::scene::TOY_MEMORY, crate::guest_tree::GICD_BASE, crate::guest_tree::GICR_BASE];
-    let write_config = move |words: [u64; 6]| (0..).step_by(8).zip(words).for_each(|(at, word)| frames::write(page + at, word));
+    let good = [
+        scene.dialect,
+        1,
+        Toy::RAM,
+        super::scene::TOY_MEMORY,
+        crate::guest_tree::GICD_BASE,
+        crate::guest_tree::GICR_BASE,
+    ];
+    let write_config =
+        move |words: [u64; 6]| (0..).step_by(8).zip(words).for_each(|(at, word)| frames::write(page + at, word));
     write_config(good);
     let stop = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&stop);
