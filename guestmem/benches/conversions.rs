@@ -28,11 +28,15 @@ impl Machine for Memory {
     }
 
     fn wipe(&self, frame: Pfn) {
+        self.wipe_several(frame, 1);
+    }
+
+    fn wipe_several(&self, first: Pfn, frames: u64) {
         if self.wipes.load(Ordering::Relaxed) {
-            let words = self.words(frame).as_ptr().cast_mut();
-            // SAFETY: a whole frame, behind atomics and so writable; nothing else in this program touches its content
-            // while it is being wiped.
-            unsafe { words.write_bytes(0, 512) };
+            let words = self.frames[first.get() as usize..][..frames as usize].as_ptr().cast_mut();
+            // SAFETY: whole frames that the slice vouches for, behind atomics and so writable; nothing else in this
+            // program touches their content while they are being wiped.
+            unsafe { words.write_bytes(0, frames as usize) };
         }
     }
 
@@ -159,6 +163,21 @@ fn memset(bencher: Bencher<'_, '_>) {
         for _ in 0..2 {
             // SAFETY: the frames of a block follow each other in the vector, and nothing else uses them meanwhile.
             unsafe { black_box(words).write_bytes(0, 512 * 512) };
+        }
+    });
+}
+
+/// As `memset`, in pieces of this many frames.
+#[divan::bench(args = [1, 4, 16, 64, 512])]
+fn memset_pieces(bencher: Bencher<'_, '_>, piece: usize) {
+    let core = &WORLD.core;
+    bencher.counter(BytesCount::new(4_u64 << 20)).bench(|| {
+        let words = core.machine.words(Pfn::new(block(ALIASED) + own_block())).as_ptr().cast_mut();
+        for _ in 0..2 {
+            for at in (0..512).step_by(piece) {
+                // SAFETY: as above.
+                unsafe { black_box(words).add(at * 512).write_bytes(0, piece * 512) };
+            }
         }
     });
 }

@@ -58,7 +58,7 @@ impl Audit {
 }
 
 /// Frames, or table entries, that are looked at in one piece, so that no call takes long.
-const PIECE: u64 = 64;
+const PIECE: u64 = 32;
 const PIECES: u64 = BLOCK_FRAMES / PIECE;
 /// Cost of a look at a piece, in units of [`Budget`].
 const PIECE_UNITS: u64 = 64;

@@ -7,10 +7,10 @@
 use crate::database::{POOL_RESERVE, counter};
 use crate::lock::{self, Rank};
 use crate::motion::{Clean, Cut};
-use crate::record::{LOCK, Record, State, WIPED, leaf_of, owned_by, split};
+use crate::record::{LOCK, Record, State, WIPED, leaf_of, owned_by, split, word_host_may_access};
 use crate::sync::{AtomicU64, Ordering, Word};
 use crate::table::{BLOCK_LEVEL, PAGE_LEVEL, Slot};
-use crate::{Attrs, BLOCK_FRAMES, Core, Machine, OwnerId, Pfn, Refusal, Size, Space, TableFormat};
+use crate::{Attrs, BLOCK_FRAMES, Core, FRAME_SIZE, Machine, OwnerId, Pfn, Refusal, Size, Space, TableFormat};
 
 /// Two pool frames with which a block can be split: record page and host table.
 #[must_use]
@@ -158,12 +158,12 @@ impl<'a, M: Machine> Block<'a, M> {
     pub fn hang_table(&self, slot: &Word, table: Pfn) {
         let core = self.core;
         let Some(leaf) = self.leaf() else { return };
-        let mut frame = self.first;
+        let mut mapped = Self::host_leaf(self.first, PAGE_LEVEL);
         for (entry, record) in core.machine.words(table).iter().zip(leaf) {
-            let record = Record::unpack(record.load(Ordering::Relaxed));
-            let value = if record.host_may_access() { Self::host_leaf(frame, PAGE_LEVEL) } else { 0 };
-            entry.store(value, Ordering::Relaxed);
-            frame = frame.offset(1);
+            let open = word_host_may_access(record.load(Ordering::Relaxed));
+            entry.store(if open { mapped } else { 0 }, Ordering::Relaxed);
+            // The address is a plain field of a leaf in every format, so the next frame's leaf is one frame further.
+            mapped += FRAME_SIZE;
         }
         core.machine.publish();
         // Break before make (Arm ARM D8.16.1): no TLB may hold the block's leaf together with a page's.

@@ -68,6 +68,12 @@ pub trait Machine: Sync {
     fn words(&self, frame: Pfn) -> &[Word; 512];
     /// Zeroes a frame and makes the zeroes visible to every observer (point of coherency where the machine needs it).
     fn wipe(&self, frame: Pfn);
+    /// [`Machine::wipe`] for several frames in a row, for machines that are faster in larger pieces.
+    fn wipe_several(&self, first: Pfn, frames: u64) {
+        for index in 0..frames {
+            self.wipe(first.offset(index));
+        }
+    }
     /// Completes the removal of one translation on all CPUs and devices, entries that combine both stages included.
     /// `address` is the address in that space, with the bit that selects the shared half.
     fn flush(&self, space: Space, address: u64, size: Size);

@@ -159,11 +159,14 @@ impl Flushed {
 
     /// Wipes as much as the budget allows; otherwise says how many frames are done.
     pub(crate) fn wipe_some(self, machine: &impl Machine, budget: &mut Budget) -> Result<Clean, u64> {
-        for index in self.done..self.size.frames() {
-            if !budget.frame(machine) {
-                return Err(index);
+        let mut done = self.done;
+        while done < self.size.frames() {
+            let frames = budget.frames_now(machine, self.size.frames() - done);
+            if frames == 0 {
+                return Err(done);
             }
-            machine.wipe(self.frame.offset(index));
+            machine.wipe_several(self.frame.offset(done), frames);
+            done += frames;
         }
         Ok(Clean { frame: self.frame, size: self.size })
     }

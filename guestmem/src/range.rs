@@ -15,6 +15,9 @@ pub enum Progress {
 /// What one frame's wipe is charged, in units of looking at one summary record.
 const FRAME_UNITS: u64 = 16;
 
+/// Most frames wiped between two looks at interrupts (64 KiB).
+const PIECE_FRAMES: u64 = 16;
+
 /// The work that one call may still do. It ends early when the machine has an interrupt pending, but never before the
 /// first frame, so that an operation that is repeated always gets to its end.
 #[derive(Debug)]
@@ -49,12 +52,21 @@ impl Budget {
     /// Takes one frame's worth of work; false means: stop here and answer [`Progress::More`].
     #[inline]
     pub(crate) fn frame(&mut self, machine: &impl Machine) -> bool {
-        if self.wiped && (self.units < FRAME_UNITS || machine.should_yield()) {
-            return false;
-        }
+        self.frames_now(machine, 1) == 1
+    }
+
+    /// Takes the work of as many frames as may be done before the next look at interrupts, `wanted` at most; 0 means:
+    /// stop here.
+    #[inline]
+    pub(crate) fn frames_now(&mut self, machine: &impl Machine, wanted: u64) -> u64 {
+        let frames = match (machine.should_yield(), self.frames()) {
+            (false, left) if left > 0 => wanted.min(left).min(PIECE_FRAMES),
+            _ if self.wiped => return 0,
+            _ => wanted.min(1),
+        };
         self.wiped = true;
-        self.units = self.units.saturating_sub(FRAME_UNITS);
-        true
+        self.units = self.units.saturating_sub(frames * FRAME_UNITS);
+        frames
     }
 
     /// Takes the work of looking at `records` summaries, or at eight times as many frame records.

@@ -196,6 +196,25 @@ pub(crate) const fn leaf_of(word: u64) -> Option<u64> {
     if word & mask(STATE_BITS) == SPLIT { Some(word >> GFN_SHIFT & mask(GFN_BITS)) } else { None }
 }
 
+/// States, as bits, in which the host's tables map a frame.
+const HOST_MAY_ACCESS: u64 = {
+    let mut states = 0;
+    let mut index = 0;
+    while index < State::ALL.len() {
+        if State::ALL[index].host_may_access() {
+            states |= 1 << index;
+        }
+        index += 1;
+    }
+    states
+};
+
+/// As [`Record::host_may_access`], of a record as it is stored: for loops over whole blocks.
+#[inline]
+pub(crate) const fn word_host_may_access(word: u64) -> bool {
+    HOST_MAY_ACCESS >> (word & ((1 << STATE_BITS) - 1)) & 1 != 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

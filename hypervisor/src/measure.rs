@@ -3,8 +3,10 @@
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use sha2::{Digest, Sha384};
 
-/// Pieces in which a frame is hashed. One is 512 bytes, four blocks of SHA-384, which keeps a call within its bound.
-pub const CHUNKS: u64 = 8;
+/// Pieces in which a frame is hashed. One is 256 bytes, two blocks of SHA-384, which keeps a call within its bound.
+pub const CHUNKS: u64 = 16;
+/// 64-bit words in a piece.
+const CHUNK_WORDS: usize = 512 / CHUNKS as usize;
 /// Bytes of a digest.
 pub const DIGEST_SIZE: usize = 48;
 
@@ -26,12 +28,11 @@ impl Measurement {
     }
 
     /// Adds piece `chunk` of the frame that is loaded at `address`. Every piece says where it belongs and all are of one
-    /// length, so that pieces of several frames, in whatever order the host loads them, cannot be read as another image. Every piece says where it belongs: the host may load
-    /// frames in turns, and must not be able to pass off one order, or content as an address, for another.
+    /// length, so that pieces of several frames, in whatever order the host loads them, cannot be read as another image.
     pub fn frame(&mut self, address: u64, words: &[AtomicU64; 512], chunk: u64) {
         self.hasher.update((address | (chunk % CHUNKS)).to_le_bytes());
-        let first = (chunk % CHUNKS) as usize * 64;
-        for word in &words[first..first + 64] {
+        let first = (chunk % CHUNKS) as usize * CHUNK_WORDS;
+        for word in &words[first..first + CHUNK_WORDS] {
             self.hasher.update(word.load(Relaxed).to_le_bytes());
         }
     }

@@ -10,8 +10,9 @@ use dtoolkit::{Node, Property};
 pub const RANGES_MAX: usize = 32;
 /// Most CPUs.
 pub const CPUS_MAX: usize = 32;
-/// Deepest nesting of nodes that is looked at: the tree is walked recursively.
-const DEPTH_MAX: u32 = 8;
+/// Deepest nesting of nodes below the root: trees are walked recursively, and what is not looked at is not hidden from
+/// the host either. Boards have half of that.
+pub(crate) const DEPTH_MAX: u32 = 16;
 
 /// The machine as its device tree describes it.
 #[derive(Clone, Debug, Default)]
@@ -98,10 +99,11 @@ fn devices(node: &FdtNode<'_>, machine: &mut Machine, depth: u32) -> Result<(), 
     } else if compatible(node, "arm,pl011") && machine.uart.is_none() {
         machine.uart = first_range(node);
     }
-    if depth < DEPTH_MAX {
-        for child in node.children() {
-            devices(&child, machine, depth + 1)?;
+    for child in node.children() {
+        if depth == DEPTH_MAX {
+            return Err(BootError::TooMany("levels of device tree nodes"));
         }
+        devices(&child, machine, depth + 1)?;
     }
     Ok(())
 }

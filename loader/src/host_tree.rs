@@ -1,6 +1,6 @@
 //! The device tree that the host gets: the machine's own, without what is Postern's or would be a hole in stage 2.
 
-use crate::fdt::Machine;
+use crate::fdt::{DEPTH_MAX, Machine};
 use crate::{BootError, Bytes};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -9,7 +9,7 @@ use dtoolkit::{Node, Property};
 use dtoolkit::fdt::Fdt;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 
-/// Writes the host's tree.
+/// Writes the host's tree. `blob` is one that [`crate::fdt::parse`] has accepted, and `machine` what that said of it.
 ///
 /// * Memory is what the machine has minus `postern`.
 /// * Interrupt translation services disappear: their tables are physical addresses that stage 2 does not see.
@@ -91,7 +91,7 @@ fn remove_translation_services(node: &mut DeviceTreeNode, depth: u32) {
         node.remove_child(&name);
     }
     node.remove_property("msi-map");
-    if depth < 8 {
+    if depth <= DEPTH_MAX {
         for child in node.children_mut() {
             remove_translation_services(child, depth + 1);
         }

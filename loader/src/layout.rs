@@ -61,7 +61,7 @@ pub fn place(
 pub fn without(memory: &[Bytes], holes: &[Bytes]) -> ArrayVec<Bytes, { 2 * RANGES_MAX }> {
     let mut out = ArrayVec::new();
     for range in memory {
-        let mut start = range.start.next_multiple_of(abi::FRAME_SIZE);
+        let Some(mut start) = range.start.checked_next_multiple_of(abi::FRAME_SIZE) else { continue };
         let end = range.end & !(abi::FRAME_SIZE - 1);
         while start < end {
             let inside = holes.iter().filter_map(whole_frames).find(|hole| hole.contains(&start));

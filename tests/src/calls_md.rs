@@ -46,7 +46,11 @@ const EXITS: [Row; 14] = [
     ("WAIT", run::exit::WAIT as i64, "the guest waits for an interrupt; `DEADLINE` says until when at the latest"),
     ("MMIO_READ", run::exit::MMIO_READ as i64, "`SIZE` bytes at `ADDRESS`; the answer goes into `MMIO_VALUE`"),
     ("MMIO_WRITE", run::exit::MMIO_WRITE as i64, "`VALUE`, `SIZE` bytes, to `ADDRESS`"),
-    ("MEMORY_FAULT", run::exit::MEMORY_FAULT as i64, "a page is wanted at `ADDRESS`, as shared memory when `SHARED` is 1"),
+    (
+        "MEMORY_FAULT",
+        run::exit::MEMORY_FAULT as i64,
+        "a page is wanted at `ADDRESS`, as shared memory when `SHARED` is 1",
+    ),
     ("SYSTEM_OFF", run::exit::SYSTEM_OFF as i64, "the guest switched itself off; no vCPU will run again"),
     ("SYSTEM_RESET", run::exit::SYSTEM_RESET as i64, "the guest asked for a reset; no vCPU will run again"),
     ("CPU_ON", run::exit::CPU_ON as i64, "the guest started vCPU `VCPU`, which the host should now run"),
@@ -76,19 +80,55 @@ const PKVM: [GuestCall; 6] = [
     ("VENDOR_UID", smccc::VENDOR_UID, "", "KVM's UID", "by which Linux knows the calls below"),
     ("FEATURES", pkvm::FEATURES, "", "bitmap", "bits 0, 2, 3, 4 and 7"),
     ("HYP_MEMINFO", pkvm::HYP_MEMINFO, "0, 0, 0", "4096", "bytes of a granule"),
-    ("MEM_SHARE", pkvm::MEM_SHARE, "IPA, 0, 0", "0 or -3", "opens a granule to the host; it arrives wiped on both sides"),
-    ("MEM_UNSHARE", pkvm::MEM_UNSHARE, "IPA, 0, 0", "0 or -3", "takes it back, wiped; refused while the host has it pinned"),
+    (
+        "MEM_SHARE",
+        pkvm::MEM_SHARE,
+        "IPA, 0, 0",
+        "0 or -3",
+        "opens a granule to the host; it arrives wiped on both sides",
+    ),
+    (
+        "MEM_UNSHARE",
+        pkvm::MEM_UNSHARE,
+        "IPA, 0, 0",
+        "0 or -3",
+        "takes it back, wiped; refused while the host has it pinned",
+    ),
     ("MMIO_GUARD", pkvm::MMIO_GUARD, "IPA", "0 or -3", "declares a device window: anything that is no RAM"),
 ];
 
 const REALM: [GuestCall; 8] = [
     ("RSI_VERSION", rsi::VERSION, "version", "status, 1.0, 1.0", "refuses any version but 1.0"),
     ("RSI_FEATURES", rsi::FEATURES, "index", "status, 0", "no optional feature"),
-    ("RSI_MEASUREMENT_READ", rsi::MEASUREMENT_READ, "index", "status, 8 words", "0 is the launch measurement, 1 to 4 are the guest's"),
-    ("RSI_MEASUREMENT_EXTEND", rsi::MEASUREMENT_EXTEND, "index, bytes, 8 words", "status", "register = SHA-384(register, data)"),
+    (
+        "RSI_MEASUREMENT_READ",
+        rsi::MEASUREMENT_READ,
+        "index",
+        "status, 8 words",
+        "0 is the launch measurement, 1 to 4 are the guest's",
+    ),
+    (
+        "RSI_MEASUREMENT_EXTEND",
+        rsi::MEASUREMENT_EXTEND,
+        "index, bytes, 8 words",
+        "status",
+        "register = SHA-384(register, data)",
+    ),
     ("RSI_REALM_CONFIG", rsi::REALM_CONFIG, "page", "status", "fills a private page: address bits, hash algorithm"),
-    ("RSI_IPA_STATE_SET", rsi::IPA_STATE_SET, "base, top, RIPAS", "status, next base, 0 or 1 for rejected", "makes a range private (RAM) or shared (EMPTY), wiped, a part for each call"),
-    ("RSI_IPA_STATE_GET", rsi::IPA_STATE_GET, "start, end", "status, end of the part, RIPAS", "all that is no RAM is EMPTY"),
+    (
+        "RSI_IPA_STATE_SET",
+        rsi::IPA_STATE_SET,
+        "base, top, RIPAS",
+        "status, next base, 0 or 1 for rejected",
+        "makes a range private (RAM) or shared (EMPTY), wiped, a part for each call",
+    ),
+    (
+        "RSI_IPA_STATE_GET",
+        rsi::IPA_STATE_GET,
+        "start, end",
+        "status, end of the part, RIPAS",
+        "all that is no RAM is EMPTY",
+    ),
     ("RSI_HOST_CALL", rsi::HOST_CALL, "structure of 256 bytes", "status", "31 registers to the host and back"),
 ];
 
@@ -98,7 +138,13 @@ const COMMON: [GuestCall; 10] = [
     ("PSCI_VERSION", psci::VERSION, "", "1.1", ""),
     ("PSCI_FEATURES", psci::FEATURES, "function", "0 or -1", ""),
     ("MIGRATE_INFO_TYPE", psci::MIGRATE_INFO_TYPE, "", "2", "no Trusted OS"),
-    ("CPU_ON", psci::CPU_ON, "vCPU, entry, argument", "0, -2, -4, -5, -6 or -9", "the entry is private RAM; also as SMC32"),
+    (
+        "CPU_ON",
+        psci::CPU_ON,
+        "vCPU, entry, argument",
+        "0, -2, -4, -5, -6 or -9",
+        "the entry is private RAM; also as SMC32",
+    ),
     ("CPU_OFF", psci::CPU_OFF, "", "", "exit to the host"),
     ("AFFINITY_INFO", psci::AFFINITY_INFO, "vCPU, 0", "0 on, 1 off, 2 pending", "also as SMC32"),
     ("SYSTEM_OFF", psci::SYSTEM_OFF, "", "", "the VM never runs again"),
@@ -129,6 +175,7 @@ pub fn render() -> String {
 }
 
 fn row(text: &mut String, cells: &[&str]) {
+    let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
     // Writing to a string cannot fail.
     let _ = writeln!(text, "| {} |", cells.join(" | "));
 }

@@ -24,21 +24,17 @@ pub struct Guest<'w> {
     pub first_page: u64,
 }
 
-/// A realm's call, as instructions.
-pub fn realm_smc(registers: &[u64]) -> [Instruction; 2] {
-    [Instruction::Set(registers.to_vec()), Instruction::Call(Conduit::Smc)]
-}
-
 impl<'w> Guest<'w> {
-    /// A VM with all its vCPUs, not sealed, nothing in it.
+    /// A VM with all its vCPUs and metadata enough for anything, not sealed, nothing in it.
+    #[track_caller]
     pub fn create(world: &'w World, config: VmConfig) -> Self {
-        Self::with_meta(world, config, host::FRAMES_PER_CALL)
+        Self::with_meta(world, config, 32)
     }
 
     /// As [`Guest::create`], with `meta` frames of metadata, of which each vCPU takes one.
     #[track_caller]
     pub fn with_meta(world: &'w World, config: VmConfig, meta: u64) -> Self {
-        let handle = world.ok(host::VM_CREATE, [world.config_page(&config), world.pages(meta), meta]);
+        let handle = world.create(&config, meta);
         let mut guest = Self { world, handle, config, run_pages: Vec::new(), first_page: 0 };
         for index in 0..config.vcpu_count {
             let page = world.page();
@@ -54,6 +50,15 @@ impl<'w> Guest<'w> {
         let mut guest = Self::create(world, World::config(dialect, vcpus));
         guest.seal();
         guest
+    }
+
+    /// A running realm, a page of it at page 1 and a block of it at page 512.
+    #[track_caller]
+    pub fn scene(world: &'w World) -> (Self, u64, u64) {
+        let guest = Self::sealed(world, dialect::REALM, 1);
+        let page = guest.donate(guest.ipa(1));
+        let block = guest.donate_block(guest.ipa(512));
+        (guest, page, block)
     }
 
     /// Loads a page at the start of RAM and seals.

@@ -9,6 +9,6 @@ mod guest;
 mod noise;
 mod world;
 
-pub use guest::{Guest, realm_smc};
+pub use guest::Guest;
 pub use noise::Noise;
-pub use world::{RAM, World};
+pub use world::{NOT_RAM, RAM, World};

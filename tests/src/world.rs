@@ -9,9 +9,12 @@ use guestmem::{Pfn, Space};
 use hypervisor::vm::Vms;
 use hypervisor::{Postern, boot};
 use loader::Bytes;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// RAM of the machine, with a hole in it: all of Postern is in the first 2 MiB.
 pub const RAM: [Bytes; 2] = [0x4000_0000..0x4200_0000, 0x8000_0000..0x8040_0000];
+/// Addresses at which there is no RAM, or no frame at all.
+pub const NOT_RAM: [u64; 5] = [0, 0x0800_0000, 0x4200_0000, 1 << 40, u64::MAX - 4095];
 /// Interrupt translation service, which the host must not reach.
 pub const ITS: Bytes = 0x0808_0000..0x080A_0000;
 const IMAGE_END: u64 = 0x4001_0000;
@@ -29,6 +32,21 @@ pub struct World {
     next_page: AtomicU64,
     /// End of the host memory that [`World::block`] takes from.
     next_block: AtomicU64,
+}
+
+/// Tables of VMs that a world has left behind empty. Postern wants them for good, and a fuzzer makes worlds without end.
+fn used_vms() -> MutexGuard<'static, Vec<&'static Vms>> {
+    static USED: Mutex<Vec<&'static Vms>> = Mutex::new(Vec::new());
+    USED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let vms = self.postern.vms;
+        if vms.all().is_ok_and(|vms| vms.iter().all(|vm| vm.is_none())) {
+            used_vms().push(vms);
+        }
+    }
 }
 
 impl Default for World {
@@ -55,7 +73,7 @@ impl World {
         let summaries: Vec<AtomicU64> =
             (0..(plan.summaries.end - plan.summaries.start) / 8).map(|_| AtomicU64::new(0)).collect();
         let machine = Machine::new(boot::regions(&info.machine).as_ref());
-        let vms = Box::leak(Box::new(Vms::new()));
+        let vms = used_vms().pop().unwrap_or_else(|| Box::leak(Box::new(Vms::new())));
         let postern = boot::build(machine, info, &plan, summaries.leak(), vms).expect("boot");
         Self { postern, next_page: AtomicU64::new(POSTERN_END), next_block: AtomicU64::new(RAM[0].end) }
     }
@@ -152,7 +170,8 @@ impl World {
 
     /// Writes a word of RAM as the host does; false when that faults.
     pub fn host_writes(&self, address: u64, value: u64) -> bool {
-        self.is_ram(address) && self.postern.core.machine.store(Space::Host, self.postern.core.host_root(), address, value)
+        self.is_ram(address)
+            && self.postern.core.machine.store(Space::Host, self.postern.core.host_root(), address, value)
     }
 
     /// Whether there is RAM at an address, whoever it belongs to; the rest are devices, which hold nothing.
@@ -185,18 +204,23 @@ impl World {
     /// A frame with a configuration in it.
     pub fn config_page(&self, config: &VmConfig) -> u64 {
         let page = self.page();
-        let words = [
-            config.dialect,
-            config.vcpu_count,
-            config.ram_base,
-            config.ram_size,
-            config.gicd_base,
-            config.gicr_base,
-        ];
+        let words =
+            [config.dialect, config.vcpu_count, config.ram_base, config.ram_size, config.gicd_base, config.gicr_base];
         for (to, from) in self.content(page).iter().zip(words) {
             to.store(from, Relaxed);
         }
         page
+    }
+
+    /// Creates a VM with `meta` frames of metadata, at least [`host::META_FRAMES_MIN`].
+    #[track_caller]
+    pub fn create(&self, config: &VmConfig, meta: u64) -> u64 {
+        let first = host::META_FRAMES_MIN;
+        let handle = self.ok(host::VM_CREATE, [self.config_page(config), self.pages(first), first]);
+        for _ in first..meta {
+            self.ok(host::VM_DONATE_META, [handle, self.page(), 1]);
+        }
+        handle
     }
 
     /// A counter of [`abi::host::counter`], by the call that the host has for it.

@@ -1,8 +1,8 @@
 //! What makes a guest leave, and what the host then sees of it: no more than it needs.
 
 use abi::host::{self, counter, dialect};
-use abi::run::{self, exit, failure};
 use abi::psci;
+use abi::run::{self, exit, failure};
 use arch::machine::{Exception, Instruction};
 use arch::{Abort, Exit, MmioAccess};
 use core::sync::atomic::Ordering::Relaxed;
@@ -97,7 +97,10 @@ fn e23_a_device_access_without_a_decoded_operand_is_an_abort_in_the_guest() {
 fn memory_that_is_not_there_is_asked_for_and_the_access_is_tried_again() {
     each_dialect(|world, guest| {
         let ipa = guest.ipa(6);
-        assert_eq!(guest.does(0, [Instruction::Access(Guest::device(ipa + 0x123, 2, Some(0x5EC)))]), exit::MEMORY_FAULT);
+        assert_eq!(
+            guest.does(0, [Instruction::Access(Guest::device(ipa + 0x123, 2, Some(0x5EC)))]),
+            exit::MEMORY_FAULT
+        );
         assert_eq!(guest.fault(0), (ipa, 0), "the page, not the byte");
         assert_eq!(guest.word(0, run::VALUE), 0, "nor the value");
         guest.donate(ipa);
@@ -145,11 +148,14 @@ fn a2_a_poisoned_page_ends_the_guest_and_nobody_else() {
         let world = &World::new();
         let guest = Guest::sealed(world, dialect, 2);
         let page = guest.donate(guest.ipa(1));
-        world.postern.vms.with(guest.handle, |vm| {
-            assert_eq!(world.postern.core.poison(Pfn::from_addr(page), Some(&vm.memory)), Ok(()));
-            Ok(())
-        })
-        .expect("the VM exists");
+        world
+            .postern
+            .vms
+            .with(guest.handle, |vm| {
+                assert_eq!(world.postern.core.poison(Pfn::from_addr(page), Some(&vm.memory)), Ok(()));
+                Ok(())
+            })
+            .expect("the VM exists");
         assert_eq!(world.frame(page).0, host::frame::POISONED);
         assert_eq!(world.refusal(host::VM_DONATE, [guest.handle, page, guest.ipa(2), 1]), host::POISONED);
         assert_eq!(guest.does(0, [Instruction::Access(Guest::touch(guest.ipa(1)))]), exit::FAILED);
@@ -233,16 +239,19 @@ fn a_destroyed_vm_leaves_at_its_next_exit() {
     for dialect in World::DIALECTS {
         let world = &World::new();
         let guest = Guest::sealed(world, dialect, 2);
-        world.postern.vms.with(guest.handle, |vm| {
-            let page = vm.vcpu(0)?;
-            let mut registers = page.own.lock();
-            world.ok(host::VM_DESTROY, [guest.handle]);
-            assert_eq!(world.refusal(host::VM_RECLAIM, [guest.handle]), host::BUSY, "museum 11: it is still used");
-            assert_eq!(world.postern.run(vm, page, &mut registers.0), exit::INTERRUPT, "kicked");
-            assert_eq!(world.postern.run(vm, page, &mut registers.0), exit::FAILED);
-            Ok(())
-        })
-        .expect("the VM exists");
+        world
+            .postern
+            .vms
+            .with(guest.handle, |vm| {
+                let page = vm.vcpu(0)?;
+                let mut registers = page.own.lock();
+                world.ok(host::VM_DESTROY, [guest.handle]);
+                assert_eq!(world.refusal(host::VM_RECLAIM, [guest.handle]), host::BUSY, "museum 11: it is still used");
+                assert_eq!(world.postern.run(vm, page, &mut registers.0), exit::INTERRUPT, "kicked");
+                assert_eq!(world.postern.run(vm, page, &mut registers.0), exit::FAILED);
+                Ok(())
+            })
+            .expect("the VM exists");
         world.ok(host::VM_RECLAIM, [guest.handle]);
         let again = Guest::sealed(world, guest.config.dialect, 2);
         assert_eq!(again.reads(again.ipa(0)), Some(0x1457));

@@ -2,6 +2,7 @@
 
 use abi::host::{self, VmConfig, dialect};
 use core::sync::atomic::Ordering::Relaxed;
+use hypervisor::measure::CHUNKS;
 use sha2::{Digest, Sha384};
 use tests::{Guest, World};
 
@@ -83,14 +84,14 @@ fn whatever_is_changed_changes_the_measurement() {
 
 #[test]
 fn the_measurement_is_what_the_documents_say() {
-    // What a verifier computes: configuration, then for each eighth of a page its address with the number of the eighth
+    // What a verifier computes: configuration, then for each piece of a page its address with the number of the piece
     // in the low bits and its content, then entry and argument; all as little-endian 64-bit words.
     let launch = Launch::new();
     let config = &launch.config;
     let mut words = vec![config.dialect, config.vcpu_count, config.ram_base, config.ram_size];
     words.extend([config.gicd_base, config.gicr_base]);
     for (page, from) in &launch.pages {
-        for (chunk, content) in Launch::content(*from).chunks(64).enumerate() {
+        for (chunk, content) in Launch::content(*from).chunks(512 / CHUNKS as usize).enumerate() {
             words.push((config.ram_base + page * 4096) | chunk as u64);
             words.extend(content);
         }
@@ -117,7 +118,7 @@ fn frames_loaded_in_turns_cannot_pass_for_another_image() {
         let world = World::new();
         let guest = Guest::create(&world, config);
         let mut one = [0; 512];
-        one[64] = b;
+        one[512 / CHUNKS as usize] = b;
         let (frame_a, frame_b) =
             (first_pieces(&world, a, if interleaved { &[0; 512] } else { &one }), first_pieces(&world, b, &[0; 512]));
         let step = |(frame, ipa): (u64, u64)| world.call(host::VM_LOAD, [guest.handle, frame, ipa]).0;

@@ -222,7 +222,7 @@ fn museum_13_need_pool_asks_for_frames_and_is_executed_again() {
             n += 1;
         }
         assert_eq!(guest.run(0), exit::NEED_POOL);
-        world.ok(host::POOL_TOPUP, [world.pages(8), 8]);
+        world.ok(host::POOL_TOPUP, [world.pages(4), 4]);
         assert_eq!(guest.run(0), exit::WAIT);
         assert_eq!(guest.x(0), [0; 4]);
         guest.end();

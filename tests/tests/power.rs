@@ -66,7 +66,7 @@ fn bad_targets_and_entries_are_refused_with_the_right_code() {
 fn a_vcpu_that_the_host_did_not_create_cannot_be_started() {
     let world = World::new();
     let config = VmConfig { vcpu_count: 2, ..World::config(dialect::REALM, 1) };
-    let handle = world.ok(host::VM_CREATE, [world.config_page(&config), world.pages(16), 16]);
+    let handle = world.create(&config, 16);
     let mut guest = Guest { world: &world, handle, config, run_pages: vec![world.page()], first_page: 0 };
     world.ok(host::VCPU_CREATE, [handle, 0, guest.run_pages[0]]);
     guest.seal();
@@ -83,19 +83,22 @@ fn a_vcpu_that_another_cpu_still_has_is_started_in_a_moment() {
         guest.program(0, call.clone());
         // The host keeps trying to run what is off, so that the target's registers are in use; the guest asks again
         // until its run is ended by a kick.
-        world.postern.vms.with(guest.handle, |vm| {
-            let busy = vm.vcpu(1)?.own.lock();
-            std::thread::scope(|scope| {
-                let runner = scope.spawn(|| guest.run(0));
-                std::thread::sleep(std::time::Duration::from_millis(20));
-                assert!(!runner.is_finished());
-                world.call(host::VCPU_KICK, [guest.handle, 0]);
-                assert_eq!(runner.join().expect("no panic"), exit::INTERRUPT);
-            });
-            drop(busy);
-            Ok(())
-        })
-        .expect("the VM exists");
+        world
+            .postern
+            .vms
+            .with(guest.handle, |vm| {
+                let busy = vm.vcpu(1)?.own.lock();
+                std::thread::scope(|scope| {
+                    let runner = scope.spawn(|| guest.run(0));
+                    std::thread::sleep(std::time::Duration::from_millis(20));
+                    assert!(!runner.is_finished());
+                    world.call(host::VCPU_KICK, [guest.handle, 0]);
+                    assert_eq!(runner.join().expect("no panic"), exit::INTERRUPT);
+                });
+                drop(busy);
+                Ok(())
+            })
+            .expect("the VM exists");
         assert_eq!(guest.run(0), exit::CPU_ON);
         assert_eq!(guest.vcpu(1, |vcpu| vcpu.x(0)), 5);
         assert_eq!((guest.run(0), guest.x(0)), (exit::WAIT, code(SUCCESS)));

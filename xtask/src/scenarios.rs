@@ -110,7 +110,16 @@ pub const PLAIN: Scenario = Scenario {
     console: &[],
     log: &[],
     at_least: &[],
-    never: &["guest: FAIL", "attack: FAIL", "WARNING: CPU", "BUG: ", "Oops", "soft lockup", "rcu_sched detected stall"],
+    never: &[
+        "guest: FAIL",
+        "attack: FAIL",
+        "work: FAIL",
+        "WARNING: CPU",
+        "BUG: ",
+        "Oops",
+        "soft lockup",
+        "rcu_sched detected stall",
+    ],
     end: End::Ok,
     timeout: 120,
 };
@@ -234,6 +243,7 @@ pub const ALL: &[Scenario] = &[
         ring: 5,
         cpus: 2,
         arguments: "test=attacks",
+        at_least: &[("guest: done, ", 20)],
         ..TINY
     },
     Scenario {
@@ -243,6 +253,7 @@ pub const ALL: &[Scenario] = &[
         dialect: Dialect::Pkvm,
         cpus: 2,
         arguments: "test=attacks",
+        at_least: &[("guest: done, ", 20)],
         ..TINY
     },
     Scenario {

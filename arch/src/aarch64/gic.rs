@@ -127,14 +127,16 @@ pub fn implemented() -> (usize, usize) {
     (field(vtr, 0, 5) as usize + 1, 1 << (field(vtr, 26, 3) as usize + 1).saturating_sub(5).min(2))
 }
 
-/// A pair of functions for registers that only their names number.
+/// A pair of functions for registers that only their names number: the first `count` of them from and to a slice.
 macro_rules! indexed {
     ($read:ident, $write:ident, [$($number:literal = $name:literal),*]) => {
-        fn $read(index: usize) -> u64 {
-            match index { $($number => mrs!($name),)* _ => 0 }
+        #[inline(always)]
+        fn $read(count: usize, into: &mut [u64]) {
+            $(if count == $number { return; } into[$number] = mrs!($name);)*
         }
-        fn $write(index: usize, value: u64) {
-            match index { $($number => msr!($name, value),)* _ => {} }
+        #[inline(always)]
+        fn $write(count: usize, from: &[u64]) {
+            $(if count == $number { return; } msr!($name, from[$number]);)*
         }
     };
 }
@@ -158,26 +160,20 @@ pub fn load(state: &ListRegs) {
     isb();
     msr!("ich_vmcr_el2", state.vmcr);
     let (lists, priorities) = implemented();
-    for index in 0..priorities {
-        write_ap0(index, state.ap0r[index]);
-        write_ap1(index, state.ap1r[index]);
-    }
+    write_ap0(priorities, &state.ap0r);
+    write_ap1(priorities, &state.ap1r);
     write_lists(state, lists);
 }
 
 /// Writes list registers and ICH_HCR only.
 pub fn write_lists(state: &ListRegs, lists: usize) {
-    for index in 0..lists {
-        write_list(index, state.lr[index]);
-    }
+    write_list(lists, &state.lr);
     msr!("ich_hcr_el2", state.hcr);
 }
 
 /// Reads list registers only.
 pub fn read_lists(state: &mut ListRegs, lists: usize) {
-    for index in 0..lists {
-        state.lr[index] = read_list(index);
-    }
+    read_list(lists, &mut state.lr);
 }
 
 /// Takes a vCPU's interrupt state out of the CPU interface and turns it off.
@@ -185,13 +181,9 @@ pub fn save(state: &mut ListRegs) {
     let (lists, priorities) = implemented();
     read_lists(state, lists);
     state.vmcr = mrs!("ich_vmcr_el2");
-    for index in 0..priorities {
-        state.ap0r[index] = read_ap0(index);
-        state.ap1r[index] = read_ap1(index);
-    }
-    for index in 0..lists {
-        write_list(index, 0);
-    }
+    read_ap0(priorities, &mut state.ap0r);
+    read_ap1(priorities, &mut state.ap1r);
+    write_list(lists, &[0; 16]);
     msr!("ich_hcr_el2", 0);
     isb();
 }

@@ -24,7 +24,8 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// A VM in reset state.
+    /// A VM in reset state. Inlined so that it is made where it is to stay: it is large.
+    #[inline(always)]
     pub fn new(config: VmConfig) -> Self {
         let vm = Self {
             config,

@@ -205,7 +205,9 @@ impl Vcpu {
     }
 
     fn call(&mut self, conduit: Conduit, calls: &impl QuickCalls) -> Option<Exit> {
-        if self.quick && let Some(answer) = calls.call(conduit, core::array::from_fn(|n| self.x[n])) {
+        if self.quick
+            && let Some(answer) = calls.call(conduit, core::array::from_fn(|n| self.x[n]))
+        {
             self.x[..4].copy_from_slice(&answer);
             self.pc = self.pc.wrapping_add(4);
             return None;

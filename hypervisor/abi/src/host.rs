@@ -95,7 +95,7 @@ pub const LIMIT: i64 = -12;
 pub const ABSENT: i64 = -13;
 
 /// Most frames that one call takes for metadata or the pool; the metadata of [`VM_CREATE`] too.
-pub const FRAMES_PER_CALL: u64 = 16;
+pub const FRAMES_PER_CALL: u64 = 4;
 /// Fewest metadata frames of [`VM_CREATE`]: two for the root table, one for the map of shared pages, one spare.
 pub const META_FRAMES_MIN: u64 = 4;
 /// Most VMs at a time.

@@ -5,6 +5,8 @@
 #![cfg_attr(target_os = "none", no_std)]
 // Reason: this is bare-metal code, it talks to registers, page tables and firmware; every block says why it is sound.
 #![allow(unsafe_code)]
+// Reason: the operands of `asm!` in the macro `attempt` cannot stand outside of it.
+#![allow(clippy::macro_metavars_in_unsafe)]
 
 extern crate alloc;
 

@@ -6,7 +6,7 @@
 mod guest_calls;
 mod scene;
 
-use crate::Noise;
+use crate::{Noise, World};
 use hypervisor::call::host::CALLS;
 use scene::Scene;
 
@@ -52,7 +52,8 @@ fn step_of(target: &str) -> Option<Step> {
 /// That is what it is for; and when there is no such target.
 pub fn run(target: &str, noise: &mut Noise<'_>, steps: usize) {
     let step = step_of(target).unwrap_or_else(|| panic!("no fuzz target {target}"));
-    let mut scene = Scene::new();
+    let world = World::new();
+    let mut scene = Scene::new(&world);
     for _ in 0..steps {
         if noise.is_over() {
             break;

@@ -18,17 +18,18 @@ const WORD: u64 = 4 * abi::rsi::HOST_CALL_SIZE;
 const LAUNCH: u64 = 0x1457;
 
 /// The world of a fuzz target.
-pub struct Scene {
-    world: &'static World,
-    guests: Vec<Guest<'static>>,
+pub struct Scene<'w> {
+    world: &'w World,
+    guests: Vec<Guest<'w>>,
+    /// VMs that the fuzzer has created.
+    created: Vec<u64>,
     /// Frames worth trying: of every owner.
     frames: Vec<u64>,
 }
 
-impl Scene {
+impl<'w> Scene<'w> {
     /// A realm and a pKVM guest that run, and a pKVM guest that is not sealed.
-    pub fn new() -> Self {
-        let world: &'static World = Box::leak(Box::new(World::new()));
+    pub fn new(world: &'w World) -> Self {
         let mut frames = vec![0x4000_0000, 0x4001_0000, 0x4010_0000, 0, 0x41FF_F000, 0x4200_0000, 0x803F_F000];
         let mut guests = Vec::new();
         for (dialect, vcpus) in [(dialect::REALM, 2), (dialect::PKVM, 2)] {
@@ -50,7 +51,7 @@ impl Scene {
         frames.extend((0..16).map(|_| world.page()));
         frames.extend((0..3).map(|_| world.block()));
         frames.push(world.config_page(&World::config(dialect::REALM, 2)));
-        Self { world, guests, frames }
+        Self { world, guests, created: Vec::new(), frames }
     }
 
     fn number(noise: &mut Noise<'_>) -> u64 {
@@ -75,7 +76,8 @@ impl Scene {
 
     /// A guest physical address.
     fn ipa(noise: &mut Noise<'_>) -> u64 {
-        let page = 0x4000_0000 + FRAME_SIZE * noise.pick(&[0, 1, 2, 3, 4, 5, 6, 7, 511, 512, 600, 1023, 1024, 1536, 8191]);
+        let page =
+            0x4000_0000 + FRAME_SIZE * noise.pick(&[0, 1, 2, 3, 4, 5, 6, 7, 511, 512, 600, 1023, 1024, 1536, 8191]);
         match noise.below(16) {
             0 => Self::number(noise),
             1 => page + noise.pick(&[1, 4, 8, 256, 2048, 4095]),
@@ -89,6 +91,7 @@ impl Scene {
         match noise.below(16) {
             0 => Self::number(noise),
             1 => self.guests[0].handle + noise.below(40),
+            2 | 3 if !self.created.is_empty() => noise.pick(&self.created),
             _ => self.guests[noise.below(self.guests.len() as u64) as usize].handle,
         }
     }
@@ -146,7 +149,11 @@ impl Scene {
         }
         let times = if noise.one_in(4) { 20 } else { 1 };
         for _ in 0..times {
-            if self.world.call(number, arguments).0 != host::MORE {
+            let (status, [handle, ..]) = self.world.call(number, arguments);
+            if (number, status) == (host::VM_CREATE, host::OK) {
+                self.created.push(handle);
+            }
+            if status != host::MORE {
                 break;
             }
         }
@@ -157,7 +164,7 @@ impl Scene {
     }
 
     /// A guest that is there, and one of its vCPUs.
-    fn guest(&self, noise: &mut Noise<'_>) -> Option<(&Guest<'static>, u64)> {
+    fn guest(&self, noise: &mut Noise<'_>) -> Option<(&Guest<'w>, u64)> {
         let guest = &self.guests[noise.below(self.guests.len() as u64) as usize];
         self.alive(guest).then(|| (guest, noise.below(guest.config.vcpu_count)))
     }
@@ -249,7 +256,9 @@ impl Scene {
                 guest.reads((ipa + WORD) | guest.alias());
             }
         }
-        for frame in self.frames.iter().map(|frame| frame & !0xfff).chain([0x4020_0000 + FRAME_SIZE * noise.below(0x1E00)]) {
+        for frame in
+            self.frames.iter().map(|frame| frame & !0xfff).chain([0x4020_0000 + FRAME_SIZE * noise.below(0x1E00)])
+        {
             let seen = self.world.host_reads(frame + WORD);
             assert!(seen.is_none_or(|value| value & !0xff != SECRET), "the host reads a secret at {frame:#x}");
             if self.world.postern.core.lookup(Pfn::from_addr(frame)).state == State::Shared {
@@ -263,18 +272,18 @@ impl Scene {
             let gfn = vm.ram(guest.ipa(page)).ok_or(hypervisor::Refused::Unknown)?;
             let core = &self.world.postern.core;
             // Of a dying VM nothing is said any more.
-            Ok(!vm.memory.is_dying() && core.visibility(&vm.memory, gfn) == Visibility::Private && core.is_populated(&vm.memory, gfn))
+            Ok(!vm.memory.is_dying()
+                && core.visibility(&vm.memory, gfn) == Visibility::Private
+                && core.is_populated(&vm.memory, gfn))
         });
         private == Ok(true)
     }
 
     /// Ends every VM there is, and checks that all they had is the host's again, but for what it holds or gave to Postern.
     pub fn end(self) {
-        for slot in 0..host::VMS_MAX as u64 {
-            for handle in (1..64).map(|generation| generation << 16 | slot) {
-                self.world.call(host::VM_DESTROY, [handle]);
-                assert!(matches!(self.world.finish(host::VM_RECLAIM, [handle]).0, host::OK | host::NO_SUCH));
-            }
+        for handle in self.guests.iter().map(|guest| guest.handle).chain(self.created) {
+            self.world.call(host::VM_DESTROY, [handle]);
+            assert!(matches!(self.world.finish(host::VM_RECLAIM, [handle]).0, host::OK | host::NO_SUCH));
         }
         self.world.check();
         for frame in (0x4020_0000..0x4200_0000).step_by(FRAME_SIZE as usize) {

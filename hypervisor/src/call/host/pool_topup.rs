@@ -8,7 +8,7 @@ use abi::host;
 pub const CALL: Call = Call {
     number: host::POOL_TOPUP,
     name: "POOL_TOPUP",
-    arguments: &["physical address", "frames, at most 16"],
+    arguments: &["physical address", "frames, at most 4"],
     results: &["frames taken"],
     summary: "Gives host frames to Postern's own pool of record and table pages.",
     run,

@@ -13,7 +13,7 @@ use spin::{Mutex, Once};
 pub const CALL: Call = Call {
     number: host::VM_CREATE,
     name: "VM_CREATE",
-    arguments: &["physical address of the configuration", "physical address of metadata, a multiple of 8 KiB", "metadata frames, 4 to 16"],
+    arguments: &["physical address of the configuration", "physical address of metadata, a multiple of 8 KiB", "metadata frames: 4"],
     results: &["handle"],
     summary: "Creates a VM; its tables live in the metadata, whose first two frames become the root.",
     run,

@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering;
 pub const CALL: Call = Call {
     number: host::VM_DONATE_META,
     name: "VM_DONATE_META",
-    arguments: &["handle", "physical address", "frames, at most 16"],
+    arguments: &["handle", "physical address", "frames, at most 4"],
     results: &["frames taken"],
     summary: "Gives frames for a VM's tables and vCPUs; they come back when it is reclaimed.",
     run,

@@ -31,14 +31,12 @@ const SCTLR: u64 = 0x30d0_0800 | 1 | 1 << 2 | 1 << 12;
 pub(super) fn build(memory: &[Range<u64>]) {
     // SAFETY: one CPU, paging off: nothing else touches the tables.
     unsafe {
-        for half in 0..2 {
-            for gib in 0..ENTRIES {
-                let start = gib as u64 * GIB;
-                let ram = memory.iter().any(|range| range.start < start + GIB && range.end > start);
-                let kind = if ram { INNER_SHAREABLE } else { DEVICE | NEVER_EXECUTE };
-                let address = start + half as u64 * ENTRIES as u64 * GIB;
-                (&raw mut LEVEL1[half].0[gib]).write_volatile(address | BLOCK | ACCESSED | kind);
-            }
+        for (half, gib) in (0..2).flat_map(|half| (0..ENTRIES).map(move |gib| (half, gib))) {
+            let start = gib as u64 * GIB;
+            let ram = memory.iter().any(|range| range.start < start + GIB && range.end > start);
+            let kind = if ram { INNER_SHAREABLE } else { DEVICE | NEVER_EXECUTE };
+            let address = start + half as u64 * ENTRIES as u64 * GIB;
+            (&raw mut LEVEL1[half].0[gib]).write_volatile(address | BLOCK | ACCESSED | kind);
             (&raw mut LEVEL0.0[half]).write_volatile(&raw const LEVEL1[half] as u64 | TABLE);
         }
     }

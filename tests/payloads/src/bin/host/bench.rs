@@ -7,7 +7,7 @@ use crate::launch::{self, Software};
 use crate::vm::Shape;
 use crate::{frames, run, schedule, teardown};
 use abi::FRAME_SIZE;
-use abi::host::{FRAMES_PER_CALL, counter, dialect};
+use abi::host::{counter, dialect};
 use alloc::format;
 use alloc::string::String;
 use payloads::{Boot, hostcall, say, timer};
@@ -58,7 +58,7 @@ fn measure(count: u64, mut work: impl FnMut(u64)) -> u64 {
 fn host_calls() -> Result<(), String> {
     const COUNT: u64 = 128;
     let shape = Shape { dialect: dialect::REALM, vcpus: 1, memory: 64 << 20, blocks: false };
-    let memory = launch::create(&shape, FRAMES_PER_CALL).map_err(|status| format!("VM_CREATE answers {status}"))?;
+    let mut memory = launch::create(&shape, 64).map_err(|status| format!("VM_CREATE answers {status}"))?;
     let handle = memory.handle();
     let given = frames::block().ok_or("the host is out of memory")?;
     let page = |n: u64| RAM_BASE + n * FRAME_SIZE;
@@ -72,6 +72,8 @@ fn host_calls() -> Result<(), String> {
         wrong += hostcall::vm_donate(handle, given + n * FRAME_SIZE, page(n), 1);
     });
     say!("bench: host-donate-page {donate}");
+    let populate = measure(COUNT, |n| wrong += memory.populate(page(2 * COUNT + n)).err().unwrap_or(0));
+    say!("bench: host-populate-page {populate}");
     teardown::destroy(handle)?;
     if wrong == 0 { Ok(()) } else { Err(String::from("a host call was refused")) }
 }

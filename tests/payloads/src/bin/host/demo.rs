@@ -75,7 +75,7 @@ pub fn run(bundle: &Bundle, boot: &Boot) -> Result<(), String> {
     say!("demo: power-off: the guest is done; its memory is still closed to the host until it is wiped");
     teardown::teardown(&guest)?;
     observed("reclaimed");
-    say!("demo: reclaim: every frame is back, and every one holds zeroes");
+    say!("demo: reclaim: every frame is back, wiped but for what the guest had opened to the host itself");
     match hostcall::audit() {
         Ok(0) => observed("audit-clean"),
         other => return Err(format!("audit: {other:?}")),

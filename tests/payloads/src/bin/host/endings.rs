@@ -14,9 +14,12 @@ use payloads::{Boot, hostcall, say, timer};
 /// Time that each guest gets, in milliseconds of guest time.
 const LIMIT_MS: u64 = 1500;
 
+/// A test of the tiny guest, and the ends that are right for it.
+type Ending = (&'static str, &'static [fn(&End) -> bool]);
+
 /// Tests of the tiny guest and the ends that are right. A guest that loops or sleeps for ever harms nobody: it ends when
 /// the host loses patience.
-const ENDINGS: &[(&str, &[fn(&End) -> bool])] = &[
+const ENDINGS: &[Ending] = &[
     ("reset", &[|end| *end == End::Reset]),
     ("off-while-others-run", &[|end| *end == End::Off]),
     ("all-off", &[|end| *end == End::Late, |end| *end == End::Off]),

@@ -61,7 +61,7 @@ fn exit(vm: &Vm, vcpu: &Vcpu, reason: u64) -> Next {
         run::exit::WAKE => wake(vm, vcpu.word(run::VCPU_MASK)),
         run::exit::CPU_ON => cpu_on(vm, vcpu.word(run::VCPU)),
         run::exit::CPU_OFF => {
-            vcpu.on.store(false, Ordering::Release);
+            vcpu.switch_off();
             return Next::Yield;
         }
         run::exit::HOST_CALL => mailbox::host_call(vm, vcpu),
@@ -98,8 +98,7 @@ fn wake(vm: &Vm, mask: u64) {
 
 fn cpu_on(vm: &Vm, index: u64) {
     if let Some(vcpu) = vm.vcpus.get(index as usize) {
-        vcpu.deadline.store(0, Ordering::Relaxed);
-        vcpu.on.store(true, Ordering::Release);
+        vcpu.switch_on();
         vm.notify(index as usize);
     }
 }

@@ -118,6 +118,12 @@ pub fn zero(start: u64, count: u64) {
     unsafe { core::ptr::write_bytes(start as *mut u8, 0, (count * FRAME_SIZE) as usize) };
 }
 
+/// Leaves something in a frame that is about to be given away, at both ends: a wipe that is forgotten has to show.
+pub fn soil(frame: u64) {
+    write(frame, 0xd1d1_d1d1_d1d1_d1d1);
+    write(frame + FRAME_SIZE - 8, 0xd2d2_d2d2_d2d2_d2d2);
+}
+
 /// Reads the eight bytes at `address`, which has to be in a frame that is the host's.
 pub fn read(address: u64) -> u64 {
     // SAFETY: host memory, mapped; volatile because frames change hands behind the compiler's back.

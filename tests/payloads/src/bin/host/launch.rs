@@ -1,16 +1,15 @@
 //! Creates a guest: metadata, launch image, seal, vCPUs.
 
 use crate::console::GuestConsole;
+use crate::frames;
 use crate::guest_tree::{self, Contents, GICD_BASE, GICR_BASE, RAM_BASE};
 use crate::memory::GuestMemory;
 use crate::vm::{Shape, Vcpu, Vm};
-use crate::{frames, remote};
 use abi::host::VmConfig;
 use abi::{BLOCK_SIZE, FRAME_SIZE, host};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicU64};
 use payloads::{hostcall, timer};
 
 /// What goes into a guest.
@@ -92,14 +91,7 @@ fn create_vcpu(vm: &Vm, index: u64) -> Result<Vcpu, String> {
     if status != host::OK {
         return Err(format!("VCPU_CREATE of vCPU {index} answers {status}"));
     }
-    Ok(Vcpu {
-        index,
-        cpu: index as usize % remote::cpus(),
-        page,
-        on: AtomicBool::new(index == 0),
-        wake: AtomicBool::new(false),
-        deadline: AtomicU64::new(0),
-    })
+    Ok(Vcpu::new(index, page))
 }
 
 struct Entry {

@@ -83,6 +83,7 @@ impl GuestMemory {
             return Ok(());
         }
         let frame = frames::frame().ok_or(OUT_OF_MEMORY)?;
+        frames::soil(frame);
         let status = self.insist(|handle| hostcall::vm_donate(handle, frame, ipa & !(FRAME_SIZE - 1), 1));
         self.settle(page, frame, status)
     }
@@ -92,6 +93,7 @@ impl GuestMemory {
         let Some(block) = frames::block() else { return false };
         let first = page / BLOCK_FRAMES as usize * BLOCK_FRAMES as usize;
         let ipa = self.base + first as u64 * FRAME_SIZE;
+        (block..block + BLOCK_SIZE).step_by(FRAME_SIZE as usize).for_each(frames::soil);
         if self.insist(|handle| hostcall::vm_donate(handle, block, ipa, BLOCK_FRAMES)) != host::OK {
             frames::free_block(block);
             return false;

@@ -15,8 +15,8 @@ static CPUS: AtomicUsize = AtomicUsize::new(1);
 
 /// Starts the CPUs of the device tree.
 pub fn start(count: usize) {
-    for index in 1..count.min(CPUS_MAX) {
-        BUSY[index].store(true, Ordering::Release);
+    for (index, busy) in BUSY.iter().enumerate().take(count).skip(1) {
+        busy.store(true, Ordering::Release);
         match payloads::start_cpu(index, main) {
             Ok(()) => {
                 CPUS.store(index + 1, Ordering::Release);

@@ -60,7 +60,7 @@ fn cpu_loop(vm: &Vm) {
 
 /// Sleeps until an interrupt, the next tick or the earliest deadline of this CPU's vCPUs.
 fn sleep(vm: &Vm, cpu: usize, next_tick: u64) {
-    let mine = vm.vcpus.iter().filter(|vcpu| vcpu.cpu == cpu && vcpu.on.load(Ordering::Acquire));
+    let mine = vm.vcpus.iter().filter(|vcpu| vcpu.cpu == cpu && vcpu.is_on());
     let earliest = mine.map(|vcpu| vcpu.deadline.load(Ordering::Relaxed)).fold(next_tick, u64::min);
     timer::fire_at(earliest);
     cpu::wait_for_interrupt();

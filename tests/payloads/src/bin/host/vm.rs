@@ -7,7 +7,7 @@ use abi::{host, run};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use payloads::{hostcall, percpu};
 use spin::mutex::SpinMutex;
 
@@ -65,8 +65,9 @@ pub struct Vcpu {
     pub cpu: usize,
     /// The run page, see [`abi::run`].
     pub page: u64,
-    /// Whether the guest has switched it on.
-    pub on: AtomicBool,
+    /// How often the guest has switched it on less how often off. The two may be seen in the wrong order: a vCPU that
+    /// goes off can be started again before the host CPU that ran it hears of either.
+    starts: AtomicI64,
     /// Set when it has to be run before its deadline.
     pub wake: AtomicBool,
     /// When to run it again, in ticks; zero for at once.
@@ -74,10 +75,37 @@ pub struct Vcpu {
 }
 
 impl Vcpu {
+    /// vCPU `index` with the run page `page`; it is on from the start if it is the first.
+    pub fn new(index: u64, page: u64) -> Self {
+        Self {
+            index,
+            cpu: index as usize % remote::cpus(),
+            page,
+            starts: AtomicI64::new(i64::from(index == 0)),
+            wake: AtomicBool::new(false),
+            deadline: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether the guest has switched it on.
+    pub fn is_on(&self) -> bool {
+        self.starts.load(Ordering::Acquire) > 0
+    }
+
+    /// The guest has switched it on.
+    pub fn switch_on(&self) {
+        self.deadline.store(0, Ordering::Relaxed);
+        self.starts.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The guest has switched it off.
+    pub fn switch_off(&self) {
+        self.starts.fetch_sub(1, Ordering::AcqRel);
+    }
+
     /// Whether there is a reason to run it at `now`.
     pub fn runnable(&self, now: u64) -> bool {
-        self.on.load(Ordering::Acquire)
-            && (self.wake.load(Ordering::Acquire) || self.deadline.load(Ordering::Relaxed) <= now)
+        self.is_on() && (self.wake.load(Ordering::Acquire) || self.deadline.load(Ordering::Relaxed) <= now)
     }
 
     /// A word of the run page.

@@ -57,7 +57,7 @@ static ALIAS: AtomicU64 = AtomicU64::new(0);
 
 /// Lowers the line at the third interrupt: until then it comes back as soon as it was ended.
 fn lower_line(intid: u32) {
-    if intid == DEVICE && percpu::this().counted(DEVICE) % TIMES == 0 {
+    if intid == DEVICE && percpu::this().counted(DEVICE).is_multiple_of(TIMES) {
         mailbox::lower(ALIAS.load(Ordering::Relaxed), DEVICE);
     }
 }

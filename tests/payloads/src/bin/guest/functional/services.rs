@@ -14,6 +14,8 @@ pub fn psci(_: &World) -> Result<(), String> {
     }
     expect!("SMCCC in PSCI_FEATURES", feature(smccc_ids::VERSION), 0);
     require!(conduit::psci(smccc_ids::VERSION, 0, 0, 0) >= 0x1_0001, "SMCCC is too old");
+    let hinted = conduit::psci(psci_ids::VERSION | smccc_ids::SVE_HINT, 0, 0, 0);
+    expect!("PSCI_VERSION with the SVE hint", hinted as u64, psci_ids::VERSION_1_1);
     require!(feature(0x8400_00ff) == psci_ids::NOT_SUPPORTED, "an unknown function is a feature");
     Ok(())
 }

@@ -37,6 +37,9 @@ pub const ATTACKS: &[Attack] = &[
     attack("create-too-many", "more VMs than there are slots", &[LIMIT], too_many),
 ];
 
+/// Metadata frames that are enough to create a VM.
+const META: u64 = host::META_FRAMES_MIN;
+
 fn good(scene: &Scene) -> VmConfig {
     VmConfig {
         dialect: scene.dialect,
@@ -51,14 +54,14 @@ fn good(scene: &Scene) -> VmConfig {
 /// Tries to create a VM; one that comes into being goes away at once.
 fn create(config: &VmConfig) -> Result<i64, String> {
     let page = frames::zeroed_frame().ok_or("out of memory")?;
-    let meta = frames::contiguous(8).ok_or("out of memory")?;
+    let meta = frames::contiguous(META).ok_or("out of memory")?;
     put(page, config);
-    let made = hostcall::vm_create(page, meta, 8);
+    let made = hostcall::vm_create(page, meta, META);
     if let Ok(handle) = made {
         crate::teardown::destroy(handle)?;
     }
     frames::free_frame(page);
-    frames::free_contiguous(meta, 8);
+    frames::free_contiguous(meta, META);
     Ok(status(made))
 }
 
@@ -68,9 +71,9 @@ fn put(page: u64, config: &VmConfig) {
 }
 
 fn config_at(address: u64) -> Result<i64, String> {
-    let meta = frames::contiguous(8).ok_or("out of memory")?;
-    let made = hostcall::vm_create(address, meta, 8);
-    frames::free_contiguous(meta, 8);
+    let meta = frames::contiguous(META).ok_or("out of memory")?;
+    let made = hostcall::vm_create(address, meta, META);
+    frames::free_contiguous(meta, META);
     Ok(status(made))
 }
 
@@ -120,8 +123,8 @@ fn bad_ram(scene: &mut Scene) -> Result<i64, String> {
             |config| config.ram_size = 0,
             |config| config.ram_size += FRAME_SIZE,
             |config| config.ram_size = host::GUEST_RAM_MAX + BLOCK_SIZE,
-            |config| config.ram_size = u64::MAX & !(BLOCK_SIZE - 1),
-            |config| config.ram_base = u64::MAX & !(BLOCK_SIZE - 1),
+            |config| config.ram_size = !(BLOCK_SIZE - 1),
+            |config| config.ram_base = !(BLOCK_SIZE - 1),
             |config| config.ram_base = (1 << 39) - BLOCK_SIZE,
             |config| config.ram_base = 1 << 40,
             |config| config.ram_base = 1 << 63,
@@ -166,29 +169,29 @@ fn bad_meta_count(scene: &mut Scene) -> Result<i64, String> {
 fn meta_unaligned(scene: &mut Scene) -> Result<i64, String> {
     let meta = frames::contiguous(16).ok_or("out of memory")?;
     let starts = [meta + FRAME_SIZE, meta + 1, meta + 0x800];
-    let statuses: Result<Vec<_>, _> = starts.into_iter().map(|start| meta_call(scene, start, 8)).collect();
+    let statuses: Result<Vec<_>, _> = starts.into_iter().map(|start| meta_call(scene, start, META)).collect();
     frames::free_contiguous(meta, 16);
     all_same(statuses?)
 }
 
 fn meta_not_ram(scene: &mut Scene) -> Result<i64, String> {
     let addresses = scene.not_ram().map(|address| address & !(2 * FRAME_SIZE - 1));
-    all_same(addresses.into_iter().map(|address| meta_call(scene, address, 8)).collect::<Result<Vec<_>, _>>()?)
+    all_same(addresses.into_iter().map(|address| meta_call(scene, address, META)).collect::<Result<Vec<_>, _>>()?)
 }
 
 fn meta_at(scene: &Scene, address: u64) -> Result<i64, String> {
-    meta_call(scene, address & !(2 * FRAME_SIZE - 1), 8)
+    meta_call(scene, address & !(2 * FRAME_SIZE - 1), META)
 }
 
 /// All frames are good but the last: nothing of it may stay with Postern.
 fn meta_foreign_tail(scene: &mut Scene) -> Result<i64, String> {
     let mut toy = scene.toy()?;
     let block = toy.block()?;
-    let tail = block + 7 * FRAME_SIZE;
+    let tail = block + (META - 1) * FRAME_SIZE;
     if toy.donate(tail, 0) != OK {
         return Err(String::from("the toy did not take a frame"));
     }
-    let found = meta_call(scene, block, 8)?;
+    let found = meta_call(scene, block, META)?;
     for frame in (block..tail).step_by(FRAME_SIZE as usize) {
         if hostcall::frame_state(frame) != host::frame::HOST {
             return Err(alloc::format!("frame {frame:#x} did not come back"));
@@ -202,14 +205,14 @@ fn too_many(scene: &mut Scene) -> Result<i64, String> {
     let mut toys = Vec::<Toy>::new();
     let found = loop {
         let page = frames::zeroed_frame().ok_or("out of memory")?;
-        let meta = frames::contiguous(8).ok_or("out of memory")?;
+        let meta = frames::contiguous(META).ok_or("out of memory")?;
         put(page, &good(scene));
-        let made = hostcall::vm_create(page, meta, 8);
+        let made = hostcall::vm_create(page, meta, META);
         if let Ok(handle) = made {
             crate::teardown::destroy(handle)?;
         }
         frames::free_frame(page);
-        frames::free_contiguous(meta, 8);
+        frames::free_contiguous(meta, META);
         if made.is_err() || toys.len() > host::VMS_MAX {
             break status(made);
         }

@@ -1,8 +1,8 @@
 //! Giving memory that is not the host's, or where it cannot go.
 
-use super::scene::{Scene, TOY_MEMORY, Toy};
+use super::scene::{Scene, TOY_MEMORY, TOY_META, Toy};
 use super::{Attack, all_same, attack, status};
-use abi::host::{ADDRESS, BUSY, EXISTS, INVALID, NO_META, OK, OWNER};
+use abi::host::{ADDRESS, BUSY, EXISTS, INVALID, NO_META, NO_POOL, OK, OWNER};
 use abi::{BLOCK_SIZE, FRAME_SIZE};
 use alloc::format;
 use alloc::string::String;
@@ -31,6 +31,12 @@ pub const ATTACKS: &[Attack] = &[
     attack("donate-metadata-bad", "metadata that is not the host's to give", &[OWNER], bad_metadata),
     attack("donate-metadata-bad-count", "no metadata frame, or too many", &[INVALID], bad_metadata_count),
     attack("donate-metadata-foreign-tail", "the last metadata frame is gone", &[OWNER, OK], metadata_foreign_tail),
+    attack(
+        "donate-until-no-pool",
+        "frames out of every block until records and tables run out",
+        &[NO_POOL],
+        until_no_pool,
+    ),
     attack("donate-until-no-metadata", "pages all over until tables run out", &[NO_META], until_no_metadata),
 ];
 
@@ -190,11 +196,12 @@ fn bad_metadata_count(scene: &mut Scene) -> Result<i64, String> {
 fn metadata_foreign_tail(scene: &mut Scene) -> Result<i64, String> {
     let (mut owner, mut toy) = (scene.toy()?, scene.toy()?);
     let block = toy.block()?;
-    let tail = block + 7 * FRAME_SIZE;
+    let count = abi::host::FRAMES_PER_CALL;
+    let tail = block + (count - 1) * FRAME_SIZE;
     if owner.donate(tail, 0) != OK {
         return Err(String::from("the first donation is refused"));
     }
-    let taken = hostcall::vm_donate_meta(toy.handle, block, 8);
+    let taken = hostcall::vm_donate_meta(toy.handle, block, count);
     let metas = (block..block + BLOCK_SIZE).step_by(FRAME_SIZE as usize);
     let kept = metas.filter(|frame| hostcall::frame_state(*frame) == abi::host::frame::META).count() as u64;
     if taken.unwrap_or(0) != kept {
@@ -208,8 +215,7 @@ fn metadata_foreign_tail(scene: &mut Scene) -> Result<i64, String> {
 /// One page in every 2 MiB needs a table each. What runs out can be filled up, and then it goes on.
 fn until_no_metadata(scene: &mut Scene) -> Result<i64, String> {
     let shape = crate::vm::Shape { memory: 256 << 20, ..scene.toy_shape() };
-    let mut memory =
-        crate::launch::create(&shape, abi::host::FRAMES_PER_CALL).map_err(|code| format!("create: {code}"))?;
+    let mut memory = crate::launch::create(&shape, TOY_META).map_err(|code| format!("create: {code}"))?;
     let handle = memory.handle();
     let mut found = OK;
     let mut frames = alloc::vec::Vec::new();
@@ -235,5 +241,34 @@ fn until_no_metadata(scene: &mut Scene) -> Result<i64, String> {
         crate::frames::free_frame(frame);
         Ok::<_, String>(())
     })?;
+    Ok(found)
+}
+
+/// One frame out of every 2 MiB of the host's splits them all, which takes records and tables out of Postern's pool. When
+/// that is used up the call is refused and nothing has changed; topped up, it goes on; and all comes together again.
+fn until_no_pool(scene: &mut Scene) -> Result<i64, String> {
+    let mut toy = scene.toy()?;
+    let mut found = OK;
+    for page in 0..TOY_MEMORY / FRAME_SIZE {
+        let Some(block) = crate::frames::block() else { break };
+        toy.keep_block(block);
+        let mut status = toy.donate(block + 7 * FRAME_SIZE, page);
+        if status == NO_POOL && found == OK {
+            found = status;
+            if hostcall::frame_state(block + 7 * FRAME_SIZE) != abi::host::frame::HOST {
+                return Err(String::from("a refused frame is gone"));
+            }
+            if crate::memory::add_pool() != OK {
+                return Err(String::from("the pool cannot be topped up"));
+            }
+            status = toy.donate(block + 7 * FRAME_SIZE, page);
+        }
+        match status {
+            OK => {}
+            NO_POOL => break,
+            status => return Err(format!("a donation answers {status}")),
+        }
+    }
+    toy.destroy()?;
     Ok(found)
 }

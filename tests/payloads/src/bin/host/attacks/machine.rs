@@ -188,14 +188,14 @@ fn its(scene: &mut Scene) -> Result<i64, String> {
 fn lpi_tables(scene: &mut Scene) -> Result<i64, String> {
     let frame = gic::redistributor();
     for (offset, value) in [(gic::gicr::PROPBASER, scene.private | 15), (gic::gicr::PENDBASER, scene.private)] {
-        for (size, address) in [(8, frame + offset), (4, frame + offset), (4, frame + offset + 4)] {
-            let _ = if size == 8 { try_write(address, value) } else { try_write32(address, value as u32) };
-        }
-        match try_read(frame + offset) {
-            Ok(found) if found & 0x000f_ffff_ffff_f000 == scene.private => {
-                return Err(format!("register {offset:#x} takes a private frame"));
-            }
-            _ => {}
+        let address = frame + offset;
+        let taken = || try_read(address).is_ok_and(|found| found & 0x000f_ffff_ffff_f000 == scene.private);
+        let _ = try_write(address, value);
+        let whole = taken();
+        let _ = try_write32(address, value as u32);
+        let _ = try_write32(address + 4, (value >> 32) as u32);
+        if whole || taken() {
+            return Err(format!("register {offset:#x} takes a private frame"));
         }
     }
     let _ = try_write32(frame, 1);

@@ -53,7 +53,7 @@ const TABLES: &[&[Attack]] = &[
     race::ATTACKS,
 ];
 
-/// Runs the attack that `test` names, or all of them.
+/// Runs the attacks that `test` names, separated by commas, or `all` of them.
 ///
 /// # Errors
 /// A sentence with the number of attacks that were not refused as they should.
@@ -62,7 +62,7 @@ pub fn run(bundle: &Bundle, boot: &Boot) -> Result<(), String> {
     let mut scene = Scene::new(bundle, boot)?;
     let (mut passed, mut failed) = (0, 0);
     for attack in TABLES.iter().flat_map(|table| table.iter()) {
-        if wanted != "all" && wanted != attack.name {
+        if wanted != "all" && wanted.split(',').all(|name| name != attack.name) {
             continue;
         }
         match judge(attack, &mut scene) {

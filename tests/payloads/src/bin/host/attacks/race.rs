@@ -1,7 +1,7 @@
 //! Two CPUs at once.
 
 use super::scene::{Scene, Toy};
-use super::{Attack, attack, status};
+use super::{Attack, attack};
 use crate::{exits, frames, remote, teardown};
 use abi::FRAME_SIZE;
 use abi::host::{self, BUSY, OK};
@@ -85,6 +85,7 @@ fn end_while_running(scene: &mut Scene, hasty: bool) -> Result<i64, String> {
         core::hint::spin_loop();
     }
     timer::delay(3);
+    let shared = teardown::shared_frames(&vm);
     let patience = timer::now() + timer::ticks(5000);
     for call in [hostcall::vm_destroy as fn(u64) -> i64, hostcall::vm_reclaim] {
         loop {
@@ -107,11 +108,8 @@ fn end_while_running(scene: &mut Scene, hasty: bool) -> Result<i64, String> {
     if last.load(Ordering::Acquire) == OK {
         return Err(String::from("the dead VM still runs"));
     }
-    let mut memory = vm.memory.lock();
-    for frame in memory.given().map(|(_, pa)| pa).chain(memory.meta()) {
-        teardown::check_returned(frame)?;
-    }
-    memory.release();
+    teardown::check_memory(&vm, &shared)?;
+    vm.memory.lock().release();
     frames::free_frame(vm.vcpus[0].page);
     Ok(OK)
 }
@@ -258,7 +256,7 @@ fn create_config(scene: &mut Scene) -> Result<i64, String> {
         return Ok(OK);
     }
     let page = frames::zeroed_frame().ok_or("out of memory")?;
-    let meta = frames::contiguous(8).ok_or("out of memory")?;
+    let meta = frames::contiguous(host::META_FRAMES_MIN).ok_or("out of memory")?;
     let good = [
         scene.dialect,
         1,
@@ -280,7 +278,7 @@ fn create_config(scene: &mut Scene) -> Result<i64, String> {
     });
     let mut problem = None;
     for _ in 0..300 {
-        match hostcall::vm_create(page, meta, 8) {
+        match hostcall::vm_create(page, meta, host::META_FRAMES_MIN) {
             Ok(handle) => problem = teardown::destroy(handle).err(),
             Err(host::INVALID | host::BUSY) => {}
             Err(status) => problem = Some(format!("VM_CREATE answers {status}")),
@@ -292,7 +290,7 @@ fn create_config(scene: &mut Scene) -> Result<i64, String> {
     stop.store(true, Ordering::Release);
     remote::wait(1);
     frames::free_frame(page);
-    frames::free_contiguous(meta, 8);
+    frames::free_contiguous(meta, host::META_FRAMES_MIN);
     problem.map_or(Ok(OK), Err)
 }
 
@@ -334,6 +332,5 @@ fn touch_while_donating(scene: &mut Scene) -> Result<i64, String> {
     if strange != 0 {
         return Err(format!("the other CPU saw {strange:#x}"));
     }
-    let _ = status::<()>(Ok(()));
     problem.map_or(Ok(OK), Err)
 }

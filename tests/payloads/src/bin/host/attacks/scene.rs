@@ -12,12 +12,14 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
-use payloads::{Boot, hostcall, timer};
+use payloads::{Boot, hostcall, say, timer};
 
 /// RAM of the victim and of toys, in bytes.
 const VICTIM_MEMORY: u64 = 32 << 20;
 /// RAM of a toy.
 pub const TOY_MEMORY: u64 = 8 << 20;
+/// Metadata frames of a toy.
+pub const TOY_META: u64 = 24;
 /// How long the victim may take to get ready.
 const PATIENCE_MS: u64 = 20_000;
 
@@ -89,9 +91,9 @@ impl Scene {
     /// A small VM that is not sealed and has no memory.
     pub fn toy(&self) -> Result<Toy, String> {
         let shape = self.toy_shape();
-        let memory = launch::create(&shape, host::FRAMES_PER_CALL)
-            .map_err(|status| format!("VM_CREATE of a toy answers {status}"))?;
-        Ok(Toy { handle: memory.handle(), memory, frames: Vec::new(), gone: false })
+        let memory =
+            launch::create(&shape, TOY_META).map_err(|status| format!("VM_CREATE of a toy answers {status}"))?;
+        Ok(Toy { handle: memory.handle(), memory, frames: Vec::new(), blocks: Vec::new(), gone: false })
     }
 
     /// What toys are.
@@ -133,6 +135,7 @@ pub struct Toy {
     pub handle: u64,
     memory: GuestMemory,
     frames: Vec<u64>,
+    blocks: Vec<u64>,
     gone: bool,
 }
 
@@ -152,6 +155,11 @@ impl Toy {
         let block = frames::block().ok_or("the host is out of memory")?;
         self.frames.extend((block..block + BLOCK_SIZE).step_by(FRAME_SIZE as usize));
         Ok(block)
+    }
+
+    /// Has a block of host memory freed with the toy.
+    pub fn keep_block(&mut self, block: u64) {
+        self.blocks.push(block);
     }
 
     /// Gives frame `pa` for page `page`.
@@ -192,9 +200,14 @@ impl Toy {
 impl Drop for Toy {
     fn drop(&mut self) {
         if !self.gone {
-            let _ = teardown::destroy(self.handle);
+            // The attack may have destroyed it already.
+            hostcall::vm_destroy(self.handle);
+            if hostcall::vm_reclaim(self.handle) != host::OK {
+                say!("host: toy {:#x} is lost", self.handle);
+            }
         }
         self.memory.release();
         self.frames.drain(..).for_each(frames::free_returned);
+        self.blocks.drain(..).for_each(frames::free_block);
     }
 }
