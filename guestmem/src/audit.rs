@@ -58,7 +58,7 @@ impl Audit {
 }
 
 /// Frames, or table entries, that are looked at in one piece, so that no call takes long.
-const PIECE: u64 = 32;
+const PIECE: u64 = 16;
 const PIECES: u64 = BLOCK_FRAMES / PIECE;
 /// Cost of a look at a piece, in units of [`Budget`].
 const PIECE_UNITS: u64 = 64;
@@ -107,10 +107,7 @@ impl<M: Machine> Core<M> {
                 }
                 None => Some(HOST << PHASE_SHIFT),
             },
-            HOST if at / PIECES < Self::REACH >> level_shift(1) => {
-                self.audit_host(at / PIECES, at % PIECES, audit);
-                Some(cursor + 1)
-            }
+            HOST if at < Self::REACH => Some(HOST << PHASE_SHIFT | self.audit_host(at, audit)),
             HOST => Some(GUESTS << PHASE_SHIFT | 1 << OWNER_SHIFT),
             GUESTS => {
                 let id = OwnerId::new(u16::try_from(owner).ok()?)?;
@@ -246,48 +243,62 @@ impl<M: Machine> Core<M> {
         }
     }
 
-    /// The host's table for one GiB: nothing but identity, RAM only where there are records, tables only in Postern's
-    /// frames.
-    fn audit_host(&self, gib: u64, piece: u64, audit: &mut Audit) {
-        let root = self.host_root();
-        let frame = Pfn::new(gib << level_shift(1));
+    /// A piece of the host's table from frame `number` on: nothing but identity, RAM only where there are records, tables
+    /// only in Postern's frames. Returns where the next piece begins.
+    fn audit_host(&self, number: u64, audit: &mut Audit) -> u64 {
+        let (root, gib) = (self.host_root(), 1 << level_shift(1));
+        let past = (number / gib + 1) * gib;
         if root.get() == 0 {
-            return;
+            return Self::REACH;
         }
-        let Some(slot) = self.slot(root, frame.get(), 1) else { return };
-        match Self::read(slot.load(Ordering::Acquire), 1) {
-            Slot::Empty => {}
-            Slot::Table(table) => {
-                audit.check(self.lookup(table).state == State::Postern, Violation::Table(table));
-                for index in piece * PIECE..(piece + 1) * PIECE {
-                    self.audit_host_entry(table, index, frame.offset(index * BLOCK_FRAMES), audit);
-                }
+        let Some(slot) = self.slot(root, number, 1) else { return past };
+        let table = match Self::read(slot.load(Ordering::Acquire), 1) {
+            Slot::Empty => return past,
+            Slot::Table(table) => table,
+            _ => {
+                self.audit_device(slot, 1, Pfn::new(number), audit);
+                return past;
             }
-            _ => self.audit_device(slot, 1, frame, audit),
+        };
+        audit.check(self.lookup(table).state == State::Postern, Violation::Table(table));
+        let mut at = number;
+        for _ in 0..PIECE {
+            at = self.audit_host_entry(table, at, audit);
+            // In the middle of a page table, or at the end of the GiB.
+            if at % BLOCK_FRAMES != 0 || at == past {
+                break;
+            }
         }
+        at
     }
 
-    fn audit_host_entry(&self, table: Pfn, index: u64, frame: Pfn, audit: &mut Audit) {
-        let Some(entry) = self.entry(table, index) else { return };
+    /// The entry of the block that frame `at` is in, or a piece of the page table it points to. Returns what is next.
+    fn audit_host_entry(&self, table: Pfn, at: u64, audit: &mut Audit) -> u64 {
+        let (block, past) = (at / BLOCK_FRAMES, (at / BLOCK_FRAMES + 1) * BLOCK_FRAMES);
+        let Some(entry) = self.entry(table, block) else { return past };
         let slot = Self::read(entry.load(Ordering::Acquire), BLOCK_LEVEL);
         if let Slot::Table(pages) = slot {
             audit.check(self.lookup(pages).state == State::Postern, Violation::Table(pages));
         }
-        let block = frame.get() / BLOCK_FRAMES;
         if self.spans().iter().any(|span| block.wrapping_sub(span.first) < span.blocks) {
-            return; // checked against its records
+            return past; // checked against its records
         }
         match slot {
-            Slot::Empty => {}
+            Slot::Empty => past,
             Slot::Table(pages) => {
-                for page in 0..512 {
-                    let Some(entry) = self.entry(pages, page) else { return };
+                let end = past.min(at + 4 * PIECE);
+                for page in at..end {
+                    let Some(entry) = self.entry(pages, page) else { return past };
                     if entry.load(Ordering::Acquire) != 0 {
-                        self.audit_device(entry, PAGE_LEVEL, frame.offset(page), audit);
+                        self.audit_device(entry, PAGE_LEVEL, Pfn::new(page), audit);
                     }
                 }
+                end
             }
-            _ => self.audit_device(entry, BLOCK_LEVEL, frame, audit),
+            _ => {
+                self.audit_device(entry, BLOCK_LEVEL, Pfn::new(block * BLOCK_FRAMES), audit);
+                past
+            }
         }
     }
 

@@ -29,6 +29,14 @@ macro_rules! targets {
     };
 }
 
+#[test]
+fn a_fuzzers_bytes_are_used_until_they_run_out() {
+    for length in [0, 1, 7, 100, 999] {
+        let bytes: Vec<u8> = (0..length).map(|n| (n * 37 % 251) as u8).collect();
+        fuzz::run_bytes("vm_donate", &bytes);
+    }
+}
+
 targets! {
     version pool_topup vm_create vm_donate_meta vm_donate vm_load vm_seal vcpu_create vcpu_run vm_irq vcpu_kick vm_destroy
     vm_reclaim vm_info frame_info pin unpin counters log_read audit console_write

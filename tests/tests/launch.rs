@@ -105,30 +105,26 @@ fn the_measurement_is_what_the_documents_say() {
 
 #[test]
 fn frames_loaded_in_turns_cannot_pass_for_another_image() {
-    // Two images whose bytes are the same when their frames are loaded in turns, unless each piece says where it belongs:
-    // the second frame's address is content of the first.
+    // Two images that are one stream of bytes when the frames of the first are loaded in turns: what is the second
+    // frame's address there is a word of the first frame here, and the other way round. Only that each piece says where
+    // it belongs tells them apart.
     let config = World::config(dialect::PKVM, 1);
     let (a, b) = (config.ram_base, config.ram_base + 4096);
-    let first_pieces = |world: &World, at: u64, words: &[u64]| {
-        let frame = world.page();
-        words.iter().enumerate().for_each(|(n, word)| world.content(frame)[n].store(*word, Relaxed));
-        (frame, at)
-    };
-    let measure = |interleaved: bool| {
+    let piece = 512 / CHUNKS as usize;
+    let measure = |in_turns: bool| {
         let world = World::new();
         let guest = Guest::create(&world, config);
-        let mut one = [0; 512];
-        one[512 / CHUNKS as usize] = b;
-        let (frame_a, frame_b) =
-            (first_pieces(&world, a, if interleaved { &[0; 512] } else { &one }), first_pieces(&world, b, &[0; 512]));
-        let step = |(frame, ipa): (u64, u64)| world.call(host::VM_LOAD, [guest.handle, frame, ipa]).0;
-        if interleaved {
-            step(frame_a);
-            while step(frame_b) == host::MORE {}
-            while step(frame_a) == host::MORE {}
-        } else {
-            while step(frame_a) == host::MORE {}
-            while step(frame_b) == host::MORE {}
+        let (frame_a, frame_b) = (world.page(), world.page());
+        let (marked, at) = if in_turns { (frame_b, 512 - piece - 1) } else { (frame_a, piece) };
+        world.content(marked)[at].store(b, Relaxed);
+        let step = |frame, ipa| world.call(host::VM_LOAD, [guest.handle, frame, ipa]).0;
+        if in_turns {
+            assert_eq!(step(frame_a, a), host::MORE);
+            while step(frame_b, b) == host::MORE {}
+        }
+        while step(frame_a, a) == host::MORE {}
+        if !in_turns {
+            while step(frame_b, b) == host::MORE {}
         }
         world.ok(host::VM_SEAL, [guest.handle, a, 0]);
         guest.measurement()

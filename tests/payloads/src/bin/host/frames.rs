@@ -107,9 +107,9 @@ pub fn free_block(block: u64) {
     FREE.lock().blocks.push(block);
 }
 
-/// Gives contiguous frames back.
+/// Gives contiguous frames back; those that are not the host's are left out.
 pub fn free_contiguous(start: u64, count: u64) {
-    (0..count).for_each(|n| free_frame(start + n * FRAME_SIZE));
+    (0..count).for_each(|n| free_returned(start + n * FRAME_SIZE));
 }
 
 /// Zeroes frames that are the host's.
