@@ -44,7 +44,13 @@ impl Kernel for Postern {
             }
             guestmem::HostFault::Denied(state) => {
                 self.counters.count(counter::HOST_ABORTS);
-                let what = if fetch { "fetch" } else if write { "write" } else { "read" };
+                let what = if fetch {
+                    "fetch"
+                } else if write {
+                    "write"
+                } else {
+                    "read"
+                };
                 log::debug!("host {what} of {address:#x}, which is {state:?}: abort injected");
                 HostFault::Deny
             }

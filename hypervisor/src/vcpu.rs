@@ -204,7 +204,9 @@ impl Postern {
                 }
                 Fault::Absent(_) | Fault::Wrong | Fault::OutOfRange => {}
             }
-        } else if (shared || alias == 0) && let Some(access) = abort.access {
+        } else if (shared || alias == 0)
+            && let Some(access) = abort.access
+        {
             registers.finish_access(access);
             return Some(match access.value {
                 Some(value) => Reason::MmioWrite(address, access.size, value),

@@ -124,10 +124,7 @@ pub type VmRef<'a> = RwLockReadGuard<'a, Option<Vm>>;
 impl Vms {
     /// No VMs.
     pub const fn new() -> Self {
-        Self {
-            slots: [const { RwLock::new(None) }; VMS_MAX],
-            generations: [const { AtomicU64::new(1) }; VMS_MAX],
-        }
+        Self { slots: [const { RwLock::new(None) }; VMS_MAX], generations: [const { AtomicU64::new(1) }; VMS_MAX] }
     }
 
     fn slot(&self, handle: u64) -> Result<&RwLock<Option<Vm>>, Refused> {

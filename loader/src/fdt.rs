@@ -149,12 +149,7 @@ fn first_range(node: &FdtNode<'_>) -> Option<Bytes> {
     Some(address..address.checked_add(size)?)
 }
 
-fn push(
-    into: &mut ArrayVec<Bytes, RANGES_MAX>,
-    address: u64,
-    size: u64,
-    what: &'static str,
-) -> Result<(), BootError> {
+fn push(into: &mut ArrayVec<Bytes, RANGES_MAX>, address: u64, size: u64, what: &'static str) -> Result<(), BootError> {
     let end = address.checked_add(size).ok_or(BootError::Node(what))?;
     if size == 0 {
         return Ok(());

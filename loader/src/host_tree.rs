@@ -5,9 +5,9 @@ use crate::{BootError, Bytes};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use dtoolkit::{Node, Property};
 use dtoolkit::fdt::Fdt;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
+use dtoolkit::{Node, Property};
 
 /// Writes the host's tree. `blob` is one that [`crate::fdt::parse`] has accepted, and `machine` what that said of it.
 ///
@@ -81,9 +81,9 @@ fn remove_translation_services(node: &mut DeviceTreeNode, depth: u32) {
     let doomed: Vec<String> = node
         .children()
         .filter(|child| {
-            child.property("compatible").is_some_and(|list| {
-                list.value().split(|byte| *byte == 0).any(|name| name == b"arm,gic-v3-its")
-            })
+            child
+                .property("compatible")
+                .is_some_and(|list| list.value().split(|byte| *byte == 0).any(|name| name == b"arm,gic-v3-its"))
         })
         .map(|child| child.name().to_string())
         .collect();

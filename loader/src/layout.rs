@@ -8,11 +8,7 @@ use arrayvec::ArrayVec;
 ///
 /// # Errors
 /// [`BootError::Overlap`] when image, device tree and initrd are not apart; the initrd lies outside RAM.
-pub fn taken(
-    machine: &Machine,
-    image: &Bytes,
-    tree: &Bytes,
-) -> Result<ArrayVec<Bytes, { RANGES_MAX + 3 }>, BootError> {
+pub fn taken(machine: &Machine, image: &Bytes, tree: &Bytes) -> Result<ArrayVec<Bytes, { RANGES_MAX + 3 }>, BootError> {
     let mut taken = ArrayVec::<Bytes, { RANGES_MAX + 3 }>::new();
     taken.push(image.clone());
     taken.push(tree.clone());

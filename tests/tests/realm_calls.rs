@@ -140,6 +140,7 @@ fn c5_c9_a_range_is_converted_in_bounded_steps() {
                 let [status, next, response, _] = guest.call(&[IPA_STATE_SET, at, top, ripas]);
                 assert_eq!((status, response), (SUCCESS, ACCEPT));
                 assert!(next > at && next <= top);
+                assert!(next - at <= 128 * FRAME_SIZE, "so many pages are not wiped within the bound");
                 at = next;
                 world.check();
             }

@@ -86,7 +86,7 @@ pub fn machine(bench: &Workbench, scenario: &Scenario) -> Result<Machine> {
         }
     });
     if scenario.mode == "demo" {
-        bundle.extra.push(("guest/tiny".into(), bench.images.payload("guest")?));
+        bundle.extra.push((abi::bundle::GUEST_TINY.into(), bench.images.payload("guest")?));
     }
     machine.initrd = Some(bundle.write(scenario.name)?);
     Ok(machine)

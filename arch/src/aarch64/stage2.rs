@@ -73,6 +73,65 @@ fn attributes(entry: u64) -> Attrs {
 /// VTCR_EL2 for `bits` of IPA (32 to 40): T0SZ, start at level 1, inner shareable write-back walks, PS of at least
 /// `bits`, RES1 bit 31. VS = 0: 8-bit VMIDs, which all CPUs have.
 pub const fn vtcr(bits: u64) -> u64 {
-    let physical_size = if bits <= 32 { 0 } else if bits <= 36 { 1 } else { 2 };
+    let physical_size = if bits <= 32 {
+        0
+    } else if bits <= 36 {
+        1
+    } else {
+        2
+    };
     1 << 31 | physical_size << 16 | 3 << 12 | 1 << 10 | 1 << 8 | 1 << 6 | (64 - bits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_what_is_read() {
+        for level in 1..=3 {
+            for attrs in [Attrs::Ram, Attrs::SharedRam] {
+                let Entry::Leaf { address, .. } = Stage2::decode(Stage2::leaf(0x40_4000_0000, level, attrs), level)
+                else {
+                    panic!("level {level} {attrs:?} is no leaf")
+                };
+                assert_eq!(address, 0x40_4000_0000);
+            }
+        }
+        assert_eq!(Stage2::decode(Stage2::table(0x1000), 2), Entry::Table { address: 0x1000 });
+        assert_eq!(Stage2::decode(0, 1), Entry::Empty);
+        assert_eq!(Stage2::decode(Stage2::MARK | 0x1000, 3), Entry::Empty);
+        assert_eq!(Stage2::decode(VALID, 3), Entry::Empty, "a block at level 3 is reserved");
+    }
+
+    #[test]
+    fn a5_ram_is_write_back_for_host_and_guest_alike() {
+        // Without and with FEAT_S2FWB (Arm ARM D8.6.6): normal, inner and outer write-back; and forced write-back.
+        for (forced, memory_attributes) in [(false, 0b1111), (true, 0b0110)] {
+            if forced {
+                use_forced_write_back();
+            }
+            for attrs in [Attrs::Ram, Attrs::SharedRam] {
+                let entry = Stage2::leaf(0x4000_0000, 3, attrs);
+                assert_eq!(entry >> 2 & 0xf, memory_attributes);
+                assert_eq!(entry & INNER_SHAREABLE, INNER_SHAREABLE);
+            }
+            assert_ne!(Stage2::leaf(0, 3, Attrs::Device) >> 2 & 0xf, 0b0110, "devices are what stage 1 says");
+        }
+    }
+
+    #[test]
+    fn the_shared_half_and_devices_are_not_executable() {
+        assert_eq!(Stage2::leaf(0, 3, Attrs::Ram) & EXECUTE_NEVER, 0);
+        for attrs in [Attrs::SharedRam, Attrs::Device] {
+            assert_eq!(Stage2::leaf(0, 3, attrs) & EXECUTE_NEVER, EXECUTE_NEVER);
+        }
+    }
+
+    #[test]
+    fn the_control_register_fits_the_address_size() {
+        assert_eq!(vtcr(40) & 0x3f, 24);
+        assert_eq!(vtcr(40) >> 16 & 7, 2);
+        assert_eq!((vtcr(36) & 0x3f, vtcr(36) >> 16 & 7), (28, 1));
+    }
 }

@@ -16,6 +16,8 @@ pub const GUEST_KERNEL: &str = "guest/kernel";
 pub const GUEST_INITRD: &str = "guest/initrd";
 /// The guest's kernel command line, optional.
 pub const GUEST_CMDLINE: &str = "guest/cmdline";
+/// The tiny guest of modes that bring a guest of their own; without it they take [`GUEST_KERNEL`].
+pub const GUEST_TINY: &str = "guest/tiny";
 /// The log line that ends a session is this, then `ok` or the reason.
 pub const END_MARKER: &str = "POSTERN-END: ";
 /// The first line of a crash record.

@@ -102,7 +102,7 @@ pub fn fill(dist: &Dist, cpu: &CpuIf, index: usize, lrs: &mut ListRegs) -> VcpuM
 #[must_use = "other vCPUs may wait for an interrupt that this one has let go of"]
 pub fn drain(dist: &Dist, cpu: &CpuIf, index: usize, lrs: &mut ListRegs) -> VcpuMask {
     // Most of the time nothing is listed, and this is on the way of every exit.
-    if lrs.slots().all(|slot| lrs.loaded[slot] == 0) {
+    if lrs.slots().all(|slot| lrs.loaded[slot] == 0 && lrs.lr[slot] == 0) {
         return 0;
     }
     let vcpu = Vcpu { dist, cpu, index };

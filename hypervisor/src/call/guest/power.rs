@@ -91,4 +91,3 @@ fn end(vm: &Vm, how: u64) -> Answer {
     let _ = vm.ending.compare_exchange(ending::NONE, how, Ordering::AcqRel, Ordering::Acquire);
     Answer::Leave(Reason::Ended(vm.ending.load(Ordering::Acquire)))
 }
-

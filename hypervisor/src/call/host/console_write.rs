@@ -8,7 +8,14 @@ use abi::host;
 pub const CALL: Call = Call {
     number: host::CONSOLE_WRITE,
     name: "CONSOLE_WRITE",
-    arguments: &["length in bytes, at most 40", "bytes 0 to 7", "bytes 8 to 15", "bytes 16 to 23", "bytes 24 to 31", "bytes 32 to 39"],
+    arguments: &[
+        "length in bytes, at most 40",
+        "bytes 0 to 7",
+        "bytes 8 to 15",
+        "bytes 16 to 23",
+        "bytes 24 to 31",
+        "bytes 32 to 39",
+    ],
     results: &[],
     summary: "Writes text to the log console; it appears a line at a time.",
     run,

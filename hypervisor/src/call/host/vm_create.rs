@@ -13,7 +13,11 @@ use spin::{Mutex, Once};
 pub const CALL: Call = Call {
     number: host::VM_CREATE,
     name: "VM_CREATE",
-    arguments: &["physical address of the configuration", "physical address of metadata, a multiple of 8 KiB", "metadata frames: 4"],
+    arguments: &[
+        "physical address of the configuration",
+        "physical address of metadata, a multiple of 8 KiB",
+        "metadata frames: 4",
+    ],
     results: &["handle"],
     summary: "Creates a VM; its tables live in the metadata, whose first two frames become the root.",
     run,
@@ -86,7 +90,8 @@ fn check(config: &VmConfig) -> Result<Dialect, Refused> {
     let limit = 1 << (arch::machine::ipa_bits().min(abi::rsi::IPA_BITS.into()) - 1);
     let inside = |base: u64, size: u64| base.checked_add(size).is_some_and(|end| end <= limit);
     let aligned = (config.ram_base | config.ram_size).is_multiple_of(abi::BLOCK_SIZE);
-    if config.ram_size == 0 || config.ram_size > GUEST_RAM_MAX || !aligned || !inside(config.ram_base, config.ram_size) {
+    if config.ram_size == 0 || config.ram_size > GUEST_RAM_MAX || !aligned || !inside(config.ram_base, config.ram_size)
+    {
         return Err(Refused::Invalid("RAM: whole 2 MiB blocks, at most 64 GiB, below the shared half"));
     }
     let ram = config.ram_base..config.ram_base + config.ram_size;

@@ -18,9 +18,10 @@ pub const CALL: Call = Call {
 
 fn run(postern: &Postern, [handle, entry, argument, ..]: [u64; 6]) -> Result<Reply, Refused> {
     postern.vms.with(handle, |vm| {
-        if vm.ram(entry).is_none() || !entry.is_multiple_of(4) {
-            return Err(Refused::Invalid("the entry is no instruction address in RAM"));
+        if !entry.is_multiple_of(4) {
+            return Err(Refused::Invalid("the entry is no instruction address"));
         }
+        vm.ram(entry).ok_or(Refused::Core(guestmem::Refusal::OutOfRange))?;
         let mut launch = vm.launch.try_lock().ok_or(Refused::Busy("measurement"))?;
         vm.expect(vm_state::NEW, "the VM is sealed already, or destroyed")?;
         if vm.memory.loading() != 0 {

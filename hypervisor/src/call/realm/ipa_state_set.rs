@@ -31,8 +31,6 @@ pub fn run(call: &Call<'_>) -> Answer {
             crate::call::guest::refused(call.postern, call.vm, "IPA_STATE_SET", Refusal::Pinned);
             Answer::Values([rsi::SUCCESS, base, REJECT, 0])
         }
-        Err(refusal) => {
-            remedy(refusal, base, to).unwrap_or_else(|| input_error(call, "IPA_STATE_SET", refusal))
-        }
+        Err(refusal) => remedy(refusal, base, to).unwrap_or_else(|| input_error(call, "IPA_STATE_SET", refusal)),
     }
 }

@@ -20,7 +20,8 @@ pub fn run(call: &Call<'_>) -> Answer {
     });
     match written {
         Ok(()) => Answer::Values([rsi::SUCCESS, 0, 0, 0]),
-        Err(refusal) => remedy(refusal, address, Visibility::Private)
-            .unwrap_or_else(|| input_error(call, "REALM_CONFIG", refusal)),
+        Err(refusal) => {
+            remedy(refusal, address, Visibility::Private).unwrap_or_else(|| input_error(call, "REALM_CONFIG", refusal))
+        }
     }
 }

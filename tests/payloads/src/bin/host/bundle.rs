@@ -6,9 +6,6 @@ use core::ops::Range;
 use loader::cpio;
 use payloads::config::Config;
 
-/// The tiny test guest, beside the guest that a user runs.
-pub const TINY_GUEST: &str = "guest/tiny";
-
 /// The archive and its settings.
 pub struct Bundle {
     archive: &'static [u8],
@@ -48,7 +45,7 @@ impl Bundle {
     /// # Errors
     /// A sentence for the user.
     pub fn tiny_guest(&self) -> Result<&'static [u8], String> {
-        self.file(TINY_GUEST).or_else(|_| self.file(abi::bundle::GUEST_KERNEL))
+        self.file(abi::bundle::GUEST_TINY).or_else(|_| self.file(abi::bundle::GUEST_KERNEL))
     }
 
     /// A text file without its final line break; empty when missing.
