@@ -265,7 +265,7 @@ impl<M: Machine> Core<M> {
         for _ in 0..PIECE {
             at = self.audit_host_entry(table, at, audit);
             // In the middle of a page table, or at the end of the GiB.
-            if at % BLOCK_FRAMES != 0 || at == past {
+            if !at.is_multiple_of(BLOCK_FRAMES) || at == past {
                 break;
             }
         }

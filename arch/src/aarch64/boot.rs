@@ -34,7 +34,8 @@ unsafe extern "Rust" {
 pub extern "C" fn start(tree: u64) -> ! {
     let stop = |error: BootError| -> ! {
         console::write_line(format_args!("postern: cannot boot: {error}"));
-        super::psci::system_off()
+        // Below EL2 there is a hypervisor to ask, above it firmware.
+        if at_el2() { super::psci::system_off() } else { super::psci::system_off_from_el1() }
     };
     // Until the MMU is on all memory is Device memory, so nothing here may need atomic read-modify-writes.
     match prepare(tree) {
@@ -43,17 +44,22 @@ pub extern "C" fn start(tree: u64) -> ! {
     }
 }
 
+/// Whether this is EL2 (Arm ARM, CurrentEL).
+fn at_el2() -> bool {
+    mrs!("CurrentEL") == 2 << 2
+}
+
 fn prepare(tree: u64) -> Result<BootInfo, BootError> {
     let blob = read_tree(tree)?;
-    let machine = loader::fdt::parse(blob)?;
-    let serial = machine.uart.as_ref().and_then(|uart| {
+    let serial = loader::fdt::console(blob).and_then(|uart| {
         // SAFETY: the device tree says that a PL011 is there; Postern is alone on the machine.
         unsafe { Serial::new(uart.start) }
     });
     console::install_early(serial);
-    if mrs!("CurrentEL") != 2 << 2 {
+    if !at_el2() {
         return Err(BootError::Cpu("Postern has to be started at EL2: turn virtualisation on in firmware or emulator"));
     }
+    let machine = loader::fdt::parse(blob)?;
     features::init()?;
     let image = entry::image();
     let taken = layout::taken(&machine, &(image[0]..image[3]), &(tree..tree + blob.len() as u64))?;
@@ -120,7 +126,7 @@ fn turn_mmu_on(machine: &Machine, memory: Bytes) -> Result<(Regime, Bytes), Boot
         let guard = for_cpus.start + cpu * PERCPU_SIZE;
         builder.unmap(&(guard..guard + abi::FRAME_SIZE))?;
     }
-    let end = builder.end();
+    let end = builder.used_up_to();
     Ok((builder.enable(), end..memory.end))
 }
 

@@ -61,7 +61,7 @@ impl Builder {
     }
 
     /// The first byte after the tables made so far.
-    pub fn end(&self) -> u64 {
+    pub fn used_up_to(&self) -> u64 {
         self.next
     }
 

@@ -35,6 +35,15 @@ pub fn cpu_off() -> ! {
     }
 }
 
+/// Switches the machine off from EL1, where PSCI is the hypervisor's.
+pub fn system_off_from_el1() -> ! {
+    // SAFETY: SYSTEM_OFF starts nothing and does not return where it is implemented.
+    unsafe { asm!("hvc #0", inout("x0") abi::psci::SYSTEM_OFF => _, options(nostack)) };
+    loop {
+        super::sysreg::instruction!("wfi");
+    }
+}
+
 /// Switches the machine off.
 pub fn system_off() -> ! {
     call(abi::psci::SYSTEM_OFF, 0, 0, 0);

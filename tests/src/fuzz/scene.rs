@@ -178,7 +178,15 @@ impl<'w> Scene<'w> {
         }
         match function {
             psci::CPU_ON => registers[1] = noise.pick(&[0, 1, registers[1]]),
-            abi::rsi::IPA_STATE_SET => registers[3] = noise.pick(&[0, 1, registers[3]]),
+            // Mostly pages that are there, so that much is converted.
+            abi::pkvm::MEM_SHARE | abi::pkvm::MEM_UNSHARE if !noise.one_in(4) => {
+                registers[1] = 0x4000_0000 + FRAME_SIZE * noise.below(5);
+            }
+            abi::rsi::IPA_STATE_SET if !noise.one_in(4) => {
+                registers[1] = 0x4000_0000 + FRAME_SIZE * noise.pick(&[0, 1, 2, 3, 4, 510, 512, 600]);
+                registers[2] = registers[1] + FRAME_SIZE * noise.pick(&[1, 1, 2, 3, 512]);
+                registers[3] = noise.below(2);
+            }
             _ => {}
         }
         if guest.config.dialect == dialect::PKVM && !noise.one_in(4) {
