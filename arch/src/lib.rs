@@ -117,6 +117,8 @@ pub enum HostFault {
 pub trait Kernel: Sync {
     /// A call of the host: status, then three results.
     fn host_call(&self, number: u64, arguments: [u64; 6]) -> [u64; 4];
+    /// Whether no guest has memory.
+    fn is_idle(&self) -> bool;
     /// The host touched `address` and found nothing there.
     fn host_fault(&self, address: u64, write: bool, fetch: bool) -> HostFault;
 }

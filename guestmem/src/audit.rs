@@ -99,6 +99,8 @@ impl<M: Machine> Core<M> {
     fn audit_at(&self, vms: Vms<'_, '_>, cursor: u64, audit: &mut Audit) -> Option<u64> {
         let (phase, owner) = (cursor >> PHASE_SHIFT, cursor >> OWNER_SHIFT & 0xfff);
         let at = cursor & ((1 << OWNER_SHIFT) - 1);
+        // Nobody vouches for the cursor: pieces begin where pieces begin.
+        let at = if phase == BLOCKS { at } else { at / PIECE * PIECE };
         match phase {
             BLOCKS => match self.nth_block(at / PIECES) {
                 Some(first) => {
@@ -256,7 +258,7 @@ impl<M: Machine> Core<M> {
             Slot::Empty => return past,
             Slot::Table(table) => table,
             _ => {
-                self.audit_device(slot, 1, Pfn::new(number), audit);
+                self.audit_device(slot, 1, Pfn::new(past - gib), audit);
                 return past;
             }
         };

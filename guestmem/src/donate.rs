@@ -237,6 +237,8 @@ impl<M: Machine> Core<M> {
         block.split(reserve);
         let cut = block.cut_page(frame);
         let _resumed_by_load_chunk = self.flush(cut, frame);
+        // Before the first piece is measured: the measured bytes have to be those that the guest will execute.
+        self.machine.settle(frame);
         slot.store(Self::mark(frame), Ordering::Release);
         block.set(frame, Record { state, owner: Some(vm.id()), gfn, count: 0, wiped: false });
         vm.loading.fetch_add(1, Ordering::Relaxed);

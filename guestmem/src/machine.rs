@@ -74,6 +74,9 @@ pub trait Machine: Sync {
             self.wipe(first.offset(index));
         }
     }
+    /// Writes a frame's cached content back and forgets it, so that what is read from here on is what everybody reads,
+    /// also a CPU whose caches are off. Machines whose owners cannot see memory in two ways need do nothing.
+    fn settle(&self, _frame: Pfn) {}
     /// Completes the removal of one translation on all CPUs and devices, entries that combine both stages included.
     /// `address` is the address in that space, with the bit that selects the shared half.
     fn flush(&self, space: Space, address: u64, size: Size);

@@ -36,6 +36,10 @@ impl Kernel for Postern {
         call::host::dispatch(self, number, arguments)
     }
 
+    fn is_idle(&self) -> bool {
+        self.vms.is_empty()
+    }
+
     fn host_fault(&self, address: u64, write: bool, fetch: bool) -> HostFault {
         match self.core.host_fault(address) {
             guestmem::HostFault::Retry => {

@@ -177,7 +177,13 @@ impl Postern {
                     Outcome::Exit(reason) => Some(reason),
                 },
                 Exit::Abort(abort) => self.abort(vm, registers, abort),
-                Exit::SError { syndrome } => panic!("the machine raised an SError, syndrome {syndrome:#x}"),
+                Exit::SError { syndrome } => {
+                    // A host can have one pending when it enters the guest, so it may not stop Postern. Whose it was
+                    // cannot be told, so the guest whose time it hit ends.
+                    log::error!("SError while VM {} ran, syndrome {syndrome:#x}", vm.memory.id().get());
+                    vm.ending.store(ending::FAILED, Ordering::Release);
+                    Some(Reason::Failed(failure::MACHINE_ERROR))
+                }
             };
             if let Some(reason) = outcome {
                 return reason;

@@ -171,6 +171,11 @@ impl Vms {
         Err(full)
     }
 
+    /// Whether there is no VM; a slot that somebody works on counts as one.
+    pub fn is_empty(&self) -> bool {
+        self.slots.iter().all(|slot| slot.try_read().is_some_and(|vm| vm.is_none()))
+    }
+
     /// Makes the handle invalid for good; the caller empties the slot.
     pub fn retire(&self, handle: u64) {
         if let Some(generation) = self.generations.get((handle & 0xffff) as usize) {

@@ -23,6 +23,11 @@ pub fn clean_invalidate(start: u64, end: u64) {
 /// Makes instructions written to `start..end` visible to instruction fetch on every CPU.
 pub fn sync_instructions(start: u64, end: u64) {
     clean_invalidate(start, end);
+    forget_instructions();
+}
+
+/// Invalidates the instruction caches of all CPUs.
+pub fn forget_instructions() {
     instruction!("ic ialluis");
     instruction!("dsb ish");
     super::sysreg::isb();

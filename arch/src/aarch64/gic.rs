@@ -158,6 +158,9 @@ indexed!(read_ap1, write_ap1, [
 pub fn load(state: &ListRegs) {
     msr!("icc_sre_el1", 7);
     isb();
+    // Enable = 0: the guest's own accesses to ICC_SRE_EL1 trap (IHI 0069, ICC_SRE_EL2).
+    msr!("icc_sre_el2", 0x7);
+    isb();
     msr!("ich_vmcr_el2", state.vmcr);
     let (lists, priorities) = implemented();
     write_ap0(priorities, &state.ap0r);
@@ -185,6 +188,7 @@ pub fn save(state: &mut ListRegs) {
     read_ap1(priorities, &mut state.ap1r);
     write_list(lists, &[0; 16]);
     msr!("ich_hcr_el2", 0);
+    msr!("icc_sre_el2", 0xf);
     isb();
 }
 

@@ -14,13 +14,15 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use guestmem::Space;
 use loader::fdt::CPUS_MAX;
 
-/// HCR_EL2 while the host runs: VM, SWIO, TID3, TSC, RW, APK, API. Interrupts go straight to the host.
-const HCR_HOST: u64 = 1 | 1 << 1 | 1 << 18 | 1 << 19 | 1 << 31 | 0b11 << 40;
+/// HCR_EL2 while the host runs: VM, SWIO, TID3, TSC, TIDCP, TACR, RW, APK, API. Interrupts go straight to the host. Through
+/// implementation-defined registers a CPU can be told to ignore TLB maintenance, so they are not the host's.
+const HCR_HOST: u64 = 1 | 1 << 1 | 0b1111 << 18 | 1 << 31 | 0b11 << 40;
 /// HCRX_EL2.MSCEn: memory copy and set instructions, which need no state.
 const HCRX: u64 = 1 << 11;
 
 /// Sets this CPU's EL2 controls once (Linux booting.rst says what an EL1 kernel may expect).
 pub fn init_cpu() {
+    msr!("actlr_el2", 0);
     msr!("vtcr_el2", stage2::vtcr(features::ipa_bits()));
     if features::has(Feature::Sve) {
         // ZCR_EL2.LEN: the longest vectors there are.
@@ -123,6 +125,15 @@ fn system_register(regs: &mut HostRegs, esr: u64) {
             }
             skip();
         }
+        // ACTLR_EL1 and registers that the CPU's maker defines: read as zero, writes ignored.
+        (3, 0, 1, 0, 1) | (3, _, 11 | 15, ..) => {
+            if access.read
+                && let Some(register) = regs.x.get_mut(access.rt)
+            {
+                *register = 0;
+            }
+            skip();
+        }
         _ => undefined(),
     }
 }
@@ -175,6 +186,8 @@ fn firmware_call(regs: &HostRegs) -> u64 {
             _ => not_supported,
         },
         numbers::CPU_ON => cpu_on(a, b, c),
+        // A reset leaves memory as it is, and what boots next would find the guests' in it.
+        numbers::SYSTEM_RESET if !kernel().is_idle() => numbers::DENIED as u64,
         // They start nothing, and take no address.
         number @ (numbers::VERSION
         | numbers::CPU_OFF

@@ -38,6 +38,10 @@ impl guestmem::Machine for Machine {
         unsafe { cache::wipe(frame.addr()) }
     }
 
+    fn settle(&self, frame: Pfn) {
+        cache::clean_invalidate(frame.addr(), frame.addr() + abi::FRAME_SIZE);
+    }
+
     fn flush(&self, space: Space, address: u64, _size: Size) {
         tlb::flush(space, address);
     }
@@ -64,6 +68,11 @@ pub fn set_root(space: Space, root: Pfn) {
 /// Index of this CPU; 0 before it has one.
 pub fn cpu() -> usize {
     if percpu::installed() { percpu::this().index.get() } else { 0 }
+}
+
+/// No CPU may execute what was fetched before this: new code is about to run where other code was.
+pub fn forget_instructions() {
+    cache::forget_instructions();
 }
 
 /// Bits of the host's and guests' intermediate physical addresses.

@@ -25,8 +25,8 @@ pub struct PerCpu {
     pub host_ppis: Cell<u64>,
     /// PMCR_EL0 of the host while a guest runs.
     pub host_pmcr: Cell<u64>,
-    /// Index + 1 of the vCPU of each VMID that ran here last.
-    pub last_vcpu: [Cell<u8>; abi::host::VMS_MAX + 1],
+    /// Serial number of the VM << 8 | index + 1 of the vCPU of each VMID that ran here last.
+    pub last_vcpu: [Cell<u64>; abi::host::VMS_MAX + 1],
     /// CNTPCT at the last entry into EL2.
     pub entered_at: Cell<u64>,
 }

@@ -19,9 +19,13 @@ pub struct Vm {
     config: VmConfig,
     /// CNTVOFF_EL2: the same for all vCPUs, so that they see one counter.
     counter_offset: AtomicU64,
+    /// No two VMs have the same: a VMID is used again, and a CPU must not take one VM for another.
+    serial: u64,
     dist: Dist,
     cpus: [CpuIf; abi::host::VCPUS_MAX],
 }
+
+static SERIAL: AtomicU64 = AtomicU64::new(1);
 
 impl Vm {
     /// A VM in reset state. Inlined so that it is made where it is to stay: it is large.
@@ -30,6 +34,7 @@ impl Vm {
         let vm = Self {
             config,
             counter_offset: AtomicU64::new(timer::now()),
+            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             dist: Dist::new(),
             cpus: [const { CpuIf::new() }; abi::host::VCPUS_MAX],
         };
@@ -262,7 +267,7 @@ impl Vcpu {
 
     fn forget_other_vcpu(&self, cpu: &PerCpu, vm: &Vm) {
         let last = &cpu.last_vcpu[usize::from(vm.config.owner.get()).min(abi::host::VMS_MAX)];
-        let here = self.index as u8 + 1;
+        let here = vm.serial << 8 | (self.index as u64 + 1);
         if last.get() != here {
             tlb::flush_local_stage1();
             last.set(here);
@@ -301,7 +306,8 @@ impl Vcpu {
         if self.stale_lists {
             self.refill(vm);
         }
-        section::end(self.regs.esr);
+        // The class only: the rest of a guest's syndrome is not for the host that reads the counters.
+        section::end(class(self.regs.esr) << 26);
         // SAFETY: `load` has made this CPU the guest's.
         let left = unsafe { vectors::enter_guest(&mut self.regs, quick_call::<C>, calls) };
         section::begin();
@@ -426,6 +432,8 @@ impl Vcpu {
                 self.post_sgi(vm, value);
                 Some(0)
             }
+            // ICC_SRE_EL1: system registers, for good. The register is the CPU's, so a guest may not write it.
+            (3, 0, 12, 12, 5) => Some(7),
             // OSLSR_EL1: the OS lock is implemented and open.
             (2, 0, 1, 1, 4) if access.read => Some(8),
             // Debug and trace registers, performance monitors, physical timer, error records, ACTLR_EL1, LORegions.
@@ -463,7 +471,7 @@ extern "C" fn quick_call<C: QuickCalls>(regs: &mut GuestRegs, esr: u64, calls: &
     if conduit == Conduit::Smc {
         msr!("elr_el2", mrs!("elr_el2").wrapping_add(4));
     }
-    section::took(timer::now().wrapping_sub(start), esr);
+    section::took(timer::now().wrapping_sub(start), class(esr) << 26);
     1
 }
 

@@ -9,7 +9,8 @@ mod serial;
 mod vcpu;
 
 pub use machine::{
-    Format, Machine, cpu, frequency, hidden_devices, ipa_bits, longest, now, power_off, run_host, set_cpu, set_root,
+    Format, Machine, cpu, forget_instructions, frequency, hidden_devices, ipa_bits, longest, now, power_off, run_host,
+    set_cpu, set_root,
 };
 pub use serial::{Serial, printed};
 pub use vcpu::{Exception, Instruction, Vcpu, Vm};

@@ -64,6 +64,8 @@ pub mod failure {
     pub const UNRESOLVABLE_FAULT: u64 = 1;
     /// It touched a frame that failed in hardware.
     pub const POISON: u64 = 2;
+    /// The machine raised an SError while it ran.
+    pub const MACHINE_ERROR: u64 = 4;
     /// It left the AArch64 state.
     pub const ILLEGAL_STATE: u64 = 3;
 }

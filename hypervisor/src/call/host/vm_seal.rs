@@ -29,6 +29,8 @@ fn run(postern: &Postern, [handle, entry, argument, ..]: [u64; 6]) -> Result<Rep
         }
         let first = vm.vcpu(0)?;
         let mut registers = first.own.try_lock().ok_or(Refused::Busy("vCPU"))?;
+        // The host may have executed other code from the same frames a moment ago.
+        arch::machine::forget_instructions();
         launch.seal(entry, argument);
         vm.entry.call_once(|| (entry, argument));
         registers.0.start(&vm.arch.0, entry, argument);
