@@ -2,6 +2,7 @@
 
 use abi::host::{self, frame, vm_state};
 use abi::run::exit;
+use arch::Kernel;
 use tests::{Guest, World};
 
 #[test]
@@ -25,4 +26,17 @@ fn a_vm_lives_and_all_its_frames_come_back_wiped() {
         assert_eq!(world.refusal(host::VM_INFO, [guest.handle, page]), host::NO_SUCH);
         world.check_empty();
     }
+}
+
+/// A reset leaves memory as it is, so it is refused to the host until the last guest's frames are back and wiped.
+#[test]
+fn the_machine_is_idle_only_while_there_is_no_vm() {
+    let world = World::new();
+    assert!(world.postern.is_idle());
+    let handle = world.create(&World::config(host::dialect::REALM, 1), 8);
+    assert!(!world.postern.is_idle());
+    world.ok(host::VM_DESTROY, [handle]);
+    assert!(!world.postern.is_idle(), "destroyed, but its frames are not back");
+    world.finish(host::VM_RECLAIM, [handle]);
+    assert!(world.postern.is_idle());
 }

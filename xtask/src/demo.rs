@@ -19,7 +19,7 @@ const REQUIRED: [(&str, &str); 9] = [
     ("unshared-wiped", "the guest took the page back, and it came back wiped"),
     ("refused-again", "the host tried once more and was refused"),
     ("power-off", "the guest powered off"),
-    ("reclaimed", "the host got every frame back, wiped"),
+    ("reclaimed", "the host got every frame back, wiped but for what it could read anyway"),
     ("audit-clean", "Postern's books agree with all page tables"),
 ];
 

@@ -6,7 +6,7 @@ use std::fmt::Write;
 pub const PHASES: [(&str, &str); 3] = [
     ("before", "before: no guest yet"),
     ("during", "during: the guest runs"),
-    ("after", "after: the guest is gone, its frames are wiped and returned"),
+    ("after", "after: the guest is gone, its frames are back, private ones wiped"),
 ];
 
 /// States in the order in which a cell stacks them, with colours that differ in brightness too, and what they mean.
