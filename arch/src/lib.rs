@@ -5,6 +5,8 @@
 //! `machine::{Machine, Vm, Vcpu}` and the functions beside them have in common; the types that cross the boundary are here.
 #![cfg_attr(target_os = "none", no_std)]
 
+extern crate alloc;
+
 pub mod aarch64;
 pub mod console;
 #[cfg(not(target_os = "none"))]
@@ -29,12 +31,45 @@ pub enum Conduit {
     Hvc,
     /// SMC.
     Smc,
+    /// TDCALL.
+    Tdcall,
 }
 
 /// Calls of a guest that can be answered while its world stays loaded.
 pub trait QuickCalls {
     /// x0 to x3 for the call with these x0 to x3; `None`, with nothing changed, when it has to go the long way.
     fn call(&self, conduit: Conduit, x: [u64; 4]) -> Option<[u64; 4]>;
+    /// The 64-bit word at a multiple of eight in the guest's private memory, for a walk of its own page tables; `None`
+    /// when there is nothing.
+    fn read_private(&self, address: u64) -> Option<u64>;
+}
+
+/// A port access of a guest: all of its registers that a host ever sees of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortAccess {
+    /// Port number.
+    pub port: u16,
+    /// Bytes: 1, 2 or 4.
+    pub size: u32,
+    /// The value of a write; none for a read.
+    pub value: Option<u32>,
+}
+
+/// What a guest asks for after a virtualization exception (SDM volume 3, "Virtualization exceptions").
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VeInfo {
+    /// Basic exit reason.
+    pub reason: u32,
+    /// Exit qualification.
+    pub qualification: u64,
+    /// Guest linear address.
+    pub gla: u64,
+    /// Guest physical address, with the bit that selects the shared half.
+    pub gpa: u64,
+    /// Bytes of the instruction; undefined for an EPT violation.
+    pub length: u32,
+    /// VM-exit instruction information.
+    pub info: u32,
 }
 
 /// The operand of a device access: all of a guest's registers that a host ever sees of one.
@@ -78,8 +113,12 @@ pub enum Exit {
     Interrupt,
     /// The guest waits for an interrupt and has none.
     Wait,
-    /// HVC #0 or SMC #0.
+    /// HVC #0, SMC #0 or TDCALL.
     Call(Conduit),
+    /// An access to an I/O port. It is done: a read waits for its value.
+    Port(PortAccess),
+    /// The vCPU cannot go on: a fault in the delivery of a double fault.
+    Shutdown,
     /// A stage-2 fault that is not in the interrupt controller.
     Abort(Abort),
     /// An SError of the machine.
@@ -135,12 +174,26 @@ pub fn kernel() -> &'static dyn Kernel {
     *KERNEL.get().expect("the hypervisor is installed before the host runs")
 }
 
+/// What a host finds when it starts.
+#[derive(Clone, Debug)]
+pub struct HostFiles<'a> {
+    /// Its kernel's file.
+    pub kernel: &'a [u8],
+    /// Its initrd, a range of physical memory.
+    pub initrd: Bytes,
+    /// Its command line.
+    pub cmdline: &'a str,
+}
+
+/// Finds a place for so many bytes: its physical address.
+pub type Place<'a> = &'a mut dyn FnMut(u64) -> Result<u64, loader::BootError>;
+
 /// What boot hands to the hypervisor.
 #[derive(Debug)]
 pub struct BootInfo {
-    /// The machine as its device tree describes it.
+    /// The machine as its firmware describes it.
     pub machine: loader::Machine,
-    /// The device tree blob.
+    /// The device tree blob; empty on machines that have none.
     pub tree: &'static [u8],
     /// Postern's image.
     pub image: Bytes,

@@ -43,8 +43,8 @@ fn postern_main(info: BootInfo) -> ! {
     log::info!("Postern {} on {} CPUs", env!("CARGO_PKG_VERSION"), info.machine.cpus.len());
     match start(&info) {
         Ok(host) => {
-            log::info!("entering the host at {:#x}, device tree at {:#x}", host.entry, host.tree);
-            machine::run_host(host.entry, host.tree)
+            log::info!("entering the host at {:#x}, description of the machine at {:#x}", host.entry, host.description);
+            machine::run_host(host.entry, host.description)
         }
         Err(error) => {
             arch::console::write_line(format_args!("postern: cannot boot: {error}"));

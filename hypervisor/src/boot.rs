@@ -2,11 +2,11 @@
 
 use crate::Postern;
 use crate::vm::Vms;
-use arch::{BootInfo, machine};
+use arch::{BootInfo, HostFiles, machine};
 use core::ops::Range;
 use core::sync::atomic::AtomicU64;
 use guestmem::{Budget, Core, Pfn, Refusal, Space};
-use loader::{BootError, Bytes, Machine, bundle, host_tree, layout, whole_frames};
+use loader::{BootError, Bytes, Machine, bundle, layout, whole_frames};
 
 /// Bytes of heap that writing the host's device tree may take; they join the pool afterwards.
 pub const HEAP_SIZE: u64 = 768 << 10;
@@ -16,8 +16,8 @@ pub const HEAP_SIZE: u64 = 768 << 10;
 pub struct HostEntry {
     /// First instruction, a physical address.
     pub entry: u64,
-    /// Device tree, a physical address.
-    pub tree: u64,
+    /// What describes the machine, a physical address: device tree or zero page.
+    pub description: u64,
 }
 
 /// What boot makes of `info.free`: records at the start, heap at the end, the pool in between.
@@ -52,7 +52,7 @@ pub fn plan(info: &BootInfo) -> Result<Plan, BootError> {
 /// RAM in whole frames, as the frame database wants it.
 pub fn regions(machine: &Machine) -> impl AsRef<[Range<Pfn>]> + core::ops::Deref<Target = [Range<Pfn>]> {
     let pieces = layout::without(&machine.memory, &[]);
-    pieces.iter().map(frames).collect::<arrayvec::ArrayVec<_, { 2 * loader::fdt::RANGES_MAX }>>()
+    pieces.iter().map(frames).collect::<arrayvec::ArrayVec<_, { 2 * loader::machine::RANGES_MAX }>>()
 }
 
 fn frames(range: &Bytes) -> Range<Pfn> {
@@ -117,26 +117,29 @@ fn self_check(postern: &Postern) -> Result<(), BootError> {
 /// A write to memory that the host will own.
 pub type Put<'a> = &'a mut dyn FnMut(&[u8], u64);
 
-/// Puts the host's kernel and device tree into memory; needs the heap.
+/// Puts the host's kernel and what describes the machine into memory; needs the heap.
 ///
 /// # Errors
 /// The bundle lacks something, or there is no room.
 pub fn load_host(info: &BootInfo, archive: &[u8], put: Put<'_>) -> Result<HostEntry, BootError> {
-    let host = bundle::host(archive)?;
+    let host = bundle::host(archive, machine::host_image)?;
     let tree_at = info.tree.as_ptr() as u64;
     let mut taken: arrayvec::ArrayVec<Bytes, 64> =
         layout::taken(&info.machine, &info.image, &(tree_at..tree_at + info.tree.len() as u64))?.into_iter().collect();
-    taken.push(info.memory.clone());
+    taken.extend([info.memory.clone(), machine::LOW_MEMORY]);
     let size = host.image.text_offset + host.image.size;
     let kernel = layout::place(&info.machine, &taken, size, 2 << 20, "the host's kernel")?;
     taken.push(kernel.clone());
     let bundle_at = info.machine.initrd.clone().ok_or(BootError::NoBundle)?.start;
     let initrd_at = bundle_at + host.initrd.0 as u64;
     let initrd = initrd_at..initrd_at + host.initrd.1 as u64;
-    let postern = [info.image.clone(), info.memory.clone()];
-    let tree = host_tree::host_tree(info.tree, &info.machine, &postern, Some(&initrd), host.cmdline)?;
-    let room = layout::place(&info.machine, &taken, tree.len() as u64, abi::FRAME_SIZE, "the host's device tree")?;
-    put(host.kernel, kernel.start + host.image.text_offset);
-    put(&tree, room.start);
-    Ok(HostEntry { entry: kernel.start + host.image.text_offset, tree: room.start })
+    let files = HostFiles { kernel: host.kernel, initrd, cmdline: host.cmdline };
+    let (description, bytes) = machine::describe_host(info, &files, &mut |size| {
+        let room = layout::place(&info.machine, &taken, size, abi::FRAME_SIZE, "the description of the machine")?;
+        Ok(room.start)
+    })?;
+    let start = kernel.start + host.image.text_offset;
+    put(&host.kernel[host.image.skip..], start);
+    put(&bytes, description);
+    Ok(HostEntry { entry: start + host.image.entry, description })
 }

@@ -82,8 +82,8 @@ struct HostLine {
     length: usize,
 }
 
-static HOST_LINE_BUFFER: Mutex<[HostLine; loader::fdt::CPUS_MAX]> =
-    Mutex::new([const { HostLine { text: [0; HOST_LINE], length: 0 } }; loader::fdt::CPUS_MAX]);
+static HOST_LINE_BUFFER: Mutex<[HostLine; loader::machine::CPUS_MAX]> =
+    Mutex::new([const { HostLine { text: [0; HOST_LINE], length: 0 } }; loader::machine::CPUS_MAX]);
 
 /// Collects the host's bytes and writes its lines whole, so that they do not mix with others'. Unprintable bytes become
 /// question marks: a terminal must not obey an untrusted host.

@@ -62,6 +62,10 @@ pub enum Reason {
     MmioRead(u64, u32),
     /// Device write: address, size in bytes, value.
     MmioWrite(u64, u32, u64),
+    /// Port read: number and size in bytes.
+    PortRead(u16, u32),
+    /// Port write: number, size in bytes, value.
+    PortWrite(u16, u32, u32),
     /// A page is wanted at the address.
     MemoryFault(u64, Visibility),
     /// The VM ended as [`ending`] says.
@@ -99,6 +103,14 @@ impl Reason {
             Self::MmioWrite(address, size, value) => {
                 details.extend([(run::ADDRESS, address), (run::SIZE, size.into()), (run::VALUE, value)]);
                 exit::MMIO_WRITE
+            }
+            Self::PortRead(port, size) => {
+                details.extend([(run::ADDRESS, port.into()), (run::SIZE, size.into())]);
+                exit::IO_READ
+            }
+            Self::PortWrite(port, size, value) => {
+                details.extend([(run::ADDRESS, port.into()), (run::SIZE, size.into()), (run::VALUE, value.into())]);
+                exit::IO_WRITE
             }
             Self::MemoryFault(address, visibility) => {
                 details.extend([(run::ADDRESS, address), (run::SHARED, (visibility == Visibility::Shared).into())]);
@@ -177,6 +189,14 @@ impl Postern {
                     Outcome::Exit(reason) => Some(reason),
                 },
                 Exit::Abort(abort) => self.abort(vm, registers, abort),
+                Exit::Port(access) => Some(match access.value {
+                    Some(value) => Reason::PortWrite(access.port, access.size, value),
+                    None => Reason::PortRead(access.port, access.size),
+                }),
+                Exit::Shutdown => {
+                    vm.ending.store(ending::FAILED, Ordering::Release);
+                    Some(Reason::Failed(failure::SHUTDOWN))
+                }
                 Exit::SError { syndrome } => {
                     // A host can have one pending when it enters the guest, so it may not stop Postern. Whose it was
                     // cannot be told, so the guest whose time it hit ends.

@@ -15,16 +15,25 @@ pub enum Dialect {
     Pkvm,
     /// Realm Services Interface.
     Realm,
+    /// TDCALL and TDVMCALL.
+    Tdx,
 }
 
 impl Dialect {
-    /// From [`abi::host::dialect`].
+    /// From [`abi::host::dialect`]; `None` for what this machine cannot run, too.
     pub fn from_number(number: u64) -> Option<Self> {
-        match number {
-            dialect::PKVM => Some(Self::Pkvm),
-            dialect::REALM => Some(Self::Realm),
-            _ => None,
-        }
+        let known = match number {
+            dialect::PKVM => Self::Pkvm,
+            dialect::REALM => Self::Realm,
+            dialect::TDX => Self::Tdx,
+            _ => return None,
+        };
+        arch::machine::DIALECTS.contains(&number).then_some(known)
+    }
+
+    /// Whether vCPUs other than the first are switched on by a call, or all start when the VM does.
+    pub fn switches_vcpus(self) -> bool {
+        self != Self::Tdx
     }
 
     /// The address bit that selects the shared half.
@@ -32,6 +41,8 @@ impl Dialect {
         match self {
             Self::Pkvm => None,
             Self::Realm => Some(abi::rsi::IPA_BITS - 1),
+            // Linux takes any width, and a bit that the CPU has not would be a reserved one of its page tables.
+            Self::Tdx => Some(arch::machine::ipa_bits() as u32 - 1),
         }
     }
 

@@ -1,39 +1,15 @@
 //! What Postern reads of the machine's device tree (Devicetree Specification 0.4; Linux device tree bindings for the
 //! interrupt controller, the UART and PSCI).
 
+use crate::machine::{Machine, RANGES_MAX};
 use crate::{BootError, Bytes};
 use arrayvec::ArrayVec;
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
 
-/// Most memory ranges, reserved ranges and redistributor regions.
-pub const RANGES_MAX: usize = 32;
-/// Most CPUs.
-pub const CPUS_MAX: usize = 32;
 /// Deepest nesting of nodes below the root: trees are walked recursively, and what is not looked at is not hidden from
 /// the host either. Boards have half of that.
 pub(crate) const DEPTH_MAX: u32 = 16;
-
-/// The machine as its device tree describes it.
-#[derive(Clone, Debug, Default)]
-pub struct Machine {
-    /// RAM, sorted, without overlaps.
-    pub memory: ArrayVec<Bytes, RANGES_MAX>,
-    /// Memory that firmware keeps: reservation block and `/reserved-memory`.
-    pub reserved: ArrayVec<Bytes, RANGES_MAX>,
-    /// The initrd that the boot loader passed.
-    pub initrd: Option<Bytes>,
-    /// Registers of the PL011 that `stdout-path` names, else of the first one.
-    pub uart: Option<Bytes>,
-    /// GICv3 distributor registers.
-    pub distributor: Bytes,
-    /// GICv3 redistributor regions.
-    pub redistributors: ArrayVec<Bytes, RANGES_MAX>,
-    /// Interrupt translation services: a way to write memory that stage 2 does not cover.
-    pub its: ArrayVec<Bytes, RANGES_MAX>,
-    /// MPIDR affinity values of the CPUs.
-    pub cpus: ArrayVec<u64, CPUS_MAX>,
-}
 
 /// The UART of a tree that may lack everything else: where to say so.
 pub fn console(blob: &[u8]) -> Option<Bytes> {

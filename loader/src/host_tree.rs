@@ -1,6 +1,7 @@
 //! The device tree that the host gets: the machine's own, without what is Postern's or would be a hole in stage 2.
 
-use crate::fdt::{DEPTH_MAX, Machine};
+use crate::fdt::DEPTH_MAX;
+use crate::machine::Machine;
 use crate::{BootError, Bytes};
 use alloc::format;
 use alloc::string::{String, ToString};

@@ -2,13 +2,17 @@
 
 use crate::BootError;
 
-/// What a loader has to know of an image.
+/// What a loader has to know of a kernel, whatever its format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Image {
-    /// Bytes from a 2 MiB boundary to the first byte of the image.
+    /// Bytes at the start of the file that are not loaded.
+    pub skip: usize,
+    /// Bytes from a 2 MiB boundary to the first byte that is loaded.
     pub text_offset: u64,
-    /// Bytes of memory the image needs from there on, its uninitialised data included.
+    /// Bytes of memory the kernel needs from there on, its uninitialised data included.
     pub size: u64,
+    /// Bytes from the first byte that is loaded to the first instruction.
+    pub entry: u64,
 }
 
 /// Reads the header of `file`; `name` is for the error.
@@ -23,7 +27,7 @@ pub fn parse(file: &[u8], name: &'static str) -> Result<Image, BootError> {
     if magic != b"ARM\x64" || size < file.len() as u64 || size > 1 << 32 || text_offset >= 2 << 20 {
         return Err(BootError::Image(name));
     }
-    Ok(Image { text_offset, size })
+    Ok(Image { skip: 0, text_offset, size, entry: 0 })
 }
 
 #[cfg(test)]
@@ -39,7 +43,7 @@ mod tests {
 
     #[test]
     fn a_good_header_is_read_and_bad_ones_are_refused() {
-        assert_eq!(parse(&header(4096), "k"), Ok(Image { text_offset: 0, size: 4096 }));
+        assert_eq!(parse(&header(4096), "k"), Ok(Image { skip: 0, text_offset: 0, size: 4096, entry: 0 }));
         assert!(parse(&header(8), "k").is_err(), "smaller than the file");
         assert!(parse(&header(u64::MAX), "k").is_err(), "absurd");
         assert!(parse(&header(4096)[..40], "k").is_err(), "cut short");

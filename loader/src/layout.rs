@@ -1,6 +1,6 @@
 //! Where things go in physical memory before there is an allocator.
 
-use crate::fdt::{Machine, RANGES_MAX};
+use crate::machine::{Machine, RANGES_MAX};
 use crate::{BootError, Bytes, overlap, whole_frames};
 use arrayvec::ArrayVec;
 

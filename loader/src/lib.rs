@@ -1,5 +1,5 @@
-//! The hand-off from whatever booted Postern: what the device tree says of the machine, the bundle of files that came
-//! as initrd, and the device tree that the host gets to see.
+//! The hand-off from whatever booted Postern: what it says of the machine, the bundle of files that came as initrd or
+//! module, and what the host gets to see of it: a device tree, or the zero page of the x86 boot protocol.
 //!
 //! All of it is untrusted until checked: every function here answers malformed input with a [`BootError`].
 #![no_std]
@@ -10,16 +10,19 @@ extern crate alloc;
 extern crate std;
 
 pub mod bundle;
+pub mod bzimage;
 pub mod cpio;
 pub mod fdt;
 pub mod host_tree;
 pub mod image;
 pub mod layout;
+pub mod machine;
+pub mod zero_page;
 
 use core::fmt;
 use core::ops::Range;
 
-pub use fdt::Machine;
+pub use machine::Machine;
 
 /// A range of physical addresses in bytes.
 pub type Bytes = Range<u64>;
@@ -43,6 +46,10 @@ pub enum BootError {
     File(&'static str),
     /// A kernel is not an arm64 Linux `Image`.
     Image(&'static str),
+    /// A kernel is not an x86-64 Linux `bzImage` that can be started in 64-bit mode.
+    BzImage(&'static str),
+    /// The hand-off of the boot loader is damaged or lacks something.
+    HandOff(&'static str),
     /// Not enough memory.
     Memory(&'static str),
     /// The CPU lacks something, or was started in the wrong mode.
@@ -60,6 +67,10 @@ impl fmt::Display for BootError {
             Self::Bundle => write!(f, "the initrd is not a complete newc cpio archive: rebuild the bundle"),
             Self::File(name) => write!(f, "the bundle has no {name}"),
             Self::Image(name) => write!(f, "{name} is not an arm64 Linux Image, or it is cut short"),
+            Self::BzImage(name) => {
+                write!(f, "{name} is not an x86-64 Linux bzImage with a 64-bit entry, or it is cut short")
+            }
+            Self::HandOff(what) => write!(f, "the boot loader passed no usable {what}"),
             Self::Memory(what) => write!(f, "too little memory for {what}"),
             Self::Cpu(what) => write!(f, "{what}"),
         }

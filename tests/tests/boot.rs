@@ -204,18 +204,21 @@ fn archive(kernel: &[u8]) -> Vec<u8> {
 #[test]
 fn bundles_are_read_or_refused_but_never_a_panic() {
     let good = archive(&kernel(4096, 0));
-    let host = bundle::host(&good).expect("good");
+    let host = bundle::host(&good, image::parse).expect("good");
     assert_eq!((host.cmdline, host.initrd, host.image.size), ("quiet", (0, good.len()), 4096));
-    assert_eq!(bundle::host(&[]).err(), Some(BootError::Bundle));
+    assert_eq!(bundle::host(&[], image::parse).err(), Some(BootError::Bundle));
     let none = [cpio_entry("guest/kernel", b"x"), cpio_entry("TRAILER!!!", b"")].concat();
-    assert_eq!(bundle::host(&none).err(), Some(BootError::File("host/kernel")));
+    assert_eq!(bundle::host(&none, image::parse).err(), Some(BootError::File("host/kernel")));
     for (size, text_offset) in [(0, 0), (127, 0), (u64::MAX, 0), (4096, 2 << 20), (4096, u64::MAX)] {
-        assert!(matches!(bundle::host(&archive(&kernel(size, text_offset))), Err(BootError::Image(_))), "{size:#x}");
+        assert!(
+            matches!(bundle::host(&archive(&kernel(size, text_offset)), image::parse), Err(BootError::Image(_))),
+            "{size:#x}"
+        );
     }
     assert!(image::parse(&kernel(4096, 0)[..59], "k").is_err(), "cut within its header");
     let mut noise = Noise::seed(3);
     for length in 0..good.len() {
-        let _ = bundle::host(&good[..length]);
+        let _ = bundle::host(&good[..length], image::parse);
     }
     for _ in 0..5000 {
         let mut bad = good.clone();
@@ -223,7 +226,7 @@ fn bundles_are_read_or_refused_but_never_a_panic() {
             let at = noise.below(bad.len() as u64) as usize;
             bad[at] = noise.pick(b"0123456789abcdefF/\0\xff+-");
         }
-        let _ = bundle::host(&bad);
+        let _ = bundle::host(&bad, image::parse);
         cpio::files(&bad).for_each(drop);
     }
 }

@@ -11,7 +11,7 @@ const POSTERN: u64 = RAM[0].start;
 #[test]
 fn b8_version_says_what_there_is() {
     let world = World::new();
-    assert_eq!(world.call(VERSION, []), (OK, [1, 0b110, 0]));
+    assert_eq!(world.call(VERSION, []), (OK, [1, 0b1110, 0]));
 }
 
 #[test]

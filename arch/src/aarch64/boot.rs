@@ -8,7 +8,7 @@ use super::world::HOST_FP_SIZE;
 use super::{features, gic, host, percpu, stage2, vectors};
 use crate::{BootInfo, console};
 use core::sync::atomic::{AtomicU64, Ordering};
-use loader::fdt::{CPUS_MAX, Machine};
+use loader::machine::{CPUS_MAX, Machine};
 use loader::{BootError, Bytes, layout};
 
 /// Bytes of each secondary CPU's stack.

@@ -6,7 +6,7 @@ use super::percpu::PerCpu;
 use super::sysreg::{field, isb, mrs, msr};
 use super::vgic::ListRegs;
 use core::sync::atomic::{AtomicU64, Ordering};
-use loader::fdt::{CPUS_MAX, Machine};
+use loader::machine::{CPUS_MAX, Machine};
 use loader::{BootError, Bytes};
 
 /// Private interrupts of EL2: maintenance, hypervisor physical timer, virtual timer.

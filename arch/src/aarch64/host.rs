@@ -12,7 +12,7 @@ use crate::{HostFault, kernel};
 use abi::{psci as numbers, smccc};
 use core::sync::atomic::{AtomicBool, Ordering};
 use guestmem::Space;
-use loader::fdt::CPUS_MAX;
+use loader::machine::CPUS_MAX;
 
 /// HCR_EL2 while the host runs: VM, SWIO, TID3, TSC, TIDCP, TACR, RW, APK, API. Interrupts go straight to the host. Through
 /// implementation-defined registers a CPU can be told to ignore TLB maintenance, so they are not the host's.

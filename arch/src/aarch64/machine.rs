@@ -1,6 +1,9 @@
 //! The machine as the rest of Postern sees it; `fake/mod.rs` has the same items.
 
 use super::{boot, cache, gic, percpu, psci, tlb};
+use crate::{BootInfo, HostFiles, Place};
+use abi::host::dialect;
+use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
 use guestmem::{Pfn, Size, Space};
 use loader::Bytes;
@@ -10,6 +13,13 @@ pub use super::serial::Serial;
 pub use super::stage2::Stage2 as Format;
 pub use super::timer::{frequency, now};
 pub use super::vcpu::{Vcpu, Vm};
+
+/// Frames of a VM's metadata that a vCPU takes besides the one it is in.
+pub const VCPU_FRAMES: usize = 0;
+/// Memory at the bottom that is the firmware's and the CPUs' when they start: nothing is put there.
+pub const LOW_MEMORY: Bytes = 0..0;
+/// Guest ABIs that this machine can run, as [`abi::host::dialect`] numbers them.
+pub const DIALECTS: &[u64] = &[dialect::PKVM, dialect::REALM];
 
 /// This machine.
 #[derive(Debug)]
@@ -113,6 +123,24 @@ pub unsafe fn zero(range: &Bytes) {
     // SAFETY: the caller's promise.
     unsafe { core::ptr::write_bytes(range.start as *mut u8, 0, (range.end - range.start) as usize) };
     cache::clean_invalidate(range.start, range.end);
+}
+
+/// Reads the header of a host's kernel.
+///
+/// # Errors
+/// It is no arm64 Linux `Image`.
+pub fn host_image(file: &[u8], name: &'static str) -> Result<loader::image::Image, loader::BootError> {
+    loader::image::parse(file, name)
+}
+
+/// Writes the host's device tree and says where it is to go; needs the heap.
+///
+/// # Errors
+/// See [`loader::host_tree::host_tree`]; there is no place for it.
+pub fn describe_host(info: &BootInfo, host: &HostFiles<'_>, place: Place<'_>) -> Result<(u64, Vec<u8>), loader::BootError> {
+    let postern = [info.image.clone(), info.memory.clone()];
+    let tree = loader::host_tree::host_tree(info.tree, &info.machine, &postern, Some(&host.initrd), host.cmdline)?;
+    Ok((place(tree.len() as u64)?, tree))
 }
 
 /// Enters the host on this CPU.

@@ -3,7 +3,7 @@
 use super::sysreg::{mrs, msr};
 use super::world::El1State;
 use core::cell::{Cell, UnsafeCell};
-use loader::fdt::CPUS_MAX;
+use loader::machine::CPUS_MAX;
 
 /// One CPU.
 pub struct PerCpu {

@@ -10,9 +10,10 @@ use super::vectors::{self, GuestRegs};
 use super::vgic::{self, CpuIf, Dist, ListRegs, VIRTUAL_TIMER_INTID};
 use super::world::{self, El1State, FpState};
 use super::{gic, inject, section, tlb};
-use crate::{Abort, Conduit, Exit, MmioAccess, QuickCalls, VcpuMask, VmConfig};
+use crate::{Abort, Conduit, Exit, MmioAccess, QuickCalls, VcpuMask, VeInfo, VmConfig};
 use core::sync::atomic::{AtomicU64, Ordering};
-use guestmem::Space;
+use super::machine::VCPU_FRAMES;
+use guestmem::{Pfn, Space};
 
 /// What all vCPUs of a VM share with the machine.
 pub struct Vm {
@@ -123,7 +124,7 @@ const CNTHCTL_HOST: u64 = 0b11;
 
 impl Vcpu {
     /// vCPU `index` in reset state.
-    pub fn new(index: usize) -> Self {
+    pub fn new(index: usize, _: [Pfn; VCPU_FRAMES]) -> Self {
         Self {
             regs: GuestRegs { x: [0; 31], pc: 0, pstate: 0x3c5, esr: 0, far: 0, hpfar: 0 },
             index,
@@ -145,7 +146,7 @@ impl Vcpu {
         let cpu = &vm.cpus[self.index];
         let kicks = vgic::retire(&vm.dist, cpu, self.index, &mut self.lists);
         cpu.reset();
-        *self = Self { kicks, ..Self::new(self.index) };
+        *self = Self { kicks, ..Self::new(self.index, []) };
         self.regs.pc = entry;
         self.regs.x[0] = argument;
     }
@@ -167,9 +168,9 @@ impl Vcpu {
         }
     }
 
-    /// Goes past the instruction of the last exit: a trapped SMC returns at itself, an HVC past itself.
+    /// Goes past the instruction of the last exit: what traps returns at itself, an HVC past itself.
     pub fn finish_call(&mut self, conduit: Conduit) {
-        if conduit == Conduit::Smc {
+        if conduit != Conduit::Hvc {
             self.regs.pc = self.regs.pc.wrapping_add(4);
         }
     }
@@ -209,6 +210,16 @@ impl Vcpu {
     /// Whether a device read waits for its value.
     pub fn awaits_read(&self) -> bool {
         self.awaited.is_some()
+    }
+
+    /// Whether there is no interrupt for the guest to take.
+    pub fn is_idle(&self, vm: &Vm) -> bool {
+        !vm.deliverable(self.index)
+    }
+
+    /// No guest of this machine gets virtualization exceptions.
+    pub fn take_ve(&mut self) -> Option<VeInfo> {
+        None
     }
 
     /// Posts a software-generated interrupt to vCPU `target`.

@@ -1,11 +1,21 @@
 //! The machine as the rest of Postern sees it; `aarch64/machine.rs` has the same items.
 
+use crate::{BootInfo, HostFiles, Place};
+use abi::host::dialect;
+use alloc::vec::Vec;
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering};
 use guestmem::{Pfn, Space};
 use loader::Bytes;
 
 pub use crate::aarch64::stage2::Stage2 as Format;
+
+/// Frames of a VM's metadata that a vCPU takes besides the one it is in.
+pub const VCPU_FRAMES: usize = 0;
+/// Memory at the bottom that is the firmware's and the CPUs' when they start: nothing is put there.
+pub const LOW_MEMORY: Bytes = 0..0;
+/// Guest ABIs that this machine can run, as [`abi::host::dialect`] numbers them.
+pub const DIALECTS: &[u64] = &[dialect::PKVM, dialect::REALM, dialect::TDX];
 
 /// This machine: RAM, and a TLB that keeps what it has until that is flushed.
 pub type Machine = guestmem::fake::Fake<Format>;
@@ -58,6 +68,28 @@ pub fn frequency() -> u64 {
 /// Longest time with interrupts off in ticks, and its cause: this machine has no interrupts.
 pub fn longest() -> (u64, u64) {
     (0, 0)
+}
+
+/// Reads the header of a host's kernel.
+///
+/// # Errors
+/// It is no arm64 Linux `Image`.
+pub fn host_image(file: &[u8], name: &'static str) -> Result<loader::image::Image, loader::BootError> {
+    loader::image::parse(file, name)
+}
+
+/// Writes the host's device tree and says where it is to go; needs the heap.
+///
+/// # Errors
+/// See [`loader::host_tree::host_tree`]; there is no place for it.
+pub fn describe_host(
+    info: &BootInfo,
+    host: &HostFiles<'_>,
+    place: Place<'_>,
+) -> Result<(u64, Vec<u8>), loader::BootError> {
+    let postern = [info.image.clone(), info.memory.clone()];
+    let tree = loader::host_tree::host_tree(info.tree, &info.machine, &postern, Some(&host.initrd), host.cmdline)?;
+    Ok((place(tree.len() as u64)?, tree))
 }
 
 /// Enters the host on this CPU: the test is the host, so there is nothing to enter.

@@ -9,8 +9,8 @@ mod serial;
 mod vcpu;
 
 pub use machine::{
-    Format, Machine, cpu, forget_instructions, frequency, hidden_devices, ipa_bits, longest, now, power_off, run_host,
-    set_cpu, set_root,
+    DIALECTS, Format, LOW_MEMORY, Machine, VCPU_FRAMES, cpu, describe_host, forget_instructions, frequency,
+    hidden_devices, host_image, ipa_bits, longest, now, power_off, run_host, set_cpu, set_root,
 };
 pub use serial::{Serial, printed};
 pub use vcpu::{Exception, Instruction, Vcpu, Vm};

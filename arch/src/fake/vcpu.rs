@@ -4,9 +4,11 @@
 //! itself and everything else leaves it at itself, as on arm64 (Arm ARM D1.3.1). A hypervisor that forgets to step over an
 //! SMC executes it again, and one that steps over a retried HVC loses it.
 
+use super::machine::VCPU_FRAMES;
 use crate::aarch64::syndrome;
 use crate::aarch64::vgic::Dist;
 use crate::{Abort, Conduit, Exit, MmioAccess, QuickCalls, VcpuMask, VmConfig};
+use guestmem::Pfn;
 use std::vec::Vec;
 
 /// What all vCPUs of a VM share with the machine.
@@ -88,7 +90,7 @@ pub struct Vcpu {
 
 impl Vcpu {
     /// vCPU `index` in reset state.
-    pub fn new(index: usize) -> Self {
+    pub fn new(index: usize, _: [Pfn; VCPU_FRAMES]) -> Self {
         Self {
             program: Vec::new(),
             exceptions: Vec::new(),
@@ -110,7 +112,7 @@ impl Vcpu {
     /// Reset, and then start at `entry` with `argument` in x0. The vCPU is not loaded.
     pub fn start(&mut self, _: &Vm, entry: u64, argument: u64) {
         assert!(!self.loaded, "a vCPU is started while it runs");
-        *self = Self { entry, pc: entry, ..Self::new(self.index) };
+        *self = Self { entry, pc: entry, ..Self::new(self.index, []) };
         self.x[0] = argument;
     }
 
@@ -131,9 +133,9 @@ impl Vcpu {
         }
     }
 
-    /// Goes past the instruction of the last exit: a trapped SMC returns at itself, an HVC past itself.
+    /// Goes past the instruction of the last exit: what traps returns at itself, an HVC past itself.
     pub fn finish_call(&mut self, conduit: Conduit) {
-        if conduit == Conduit::Smc {
+        if conduit != Conduit::Hvc {
             self.pc = self.pc.wrapping_add(4);
         }
     }

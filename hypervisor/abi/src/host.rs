@@ -1,6 +1,8 @@
 //! Calls that the host makes to Postern (HVC #0 on arm64, VMCALL on x86-64).
 //!
-//! The call number goes in x0, arguments in x1..x6; the status comes back in x0 and results in x1..x3.
+//! On arm64 the call number goes in x0, arguments in x1..x6; the status comes back in x0 and results in x1..x3.
+//! On x86-64 the number goes in RAX, arguments in RDI, RSI, RDX, RCX, R8, R9; the status comes back in RAX and results
+//! in RDI, RSI, RDX. Only the kernel may call: privilege level 0, in 64-bit mode.
 //! A call that answers [`MORE`] has made progress and is to be repeated with the same arguments until it answers
 //! something else: no single call runs longer than the published bound.
 
@@ -23,14 +25,16 @@ pub const VM_DONATE: u64 = BASE + 4;
 /// `(handle, pa, ipa)`: gives one frame with its content, which is measured; only before [`VM_SEAL`].
 /// Answers [`MORE`] until the frame has been hashed.
 pub const VM_LOAD: u64 = BASE + 5;
-/// `(handle, entry_ipa, argument)`: closes the measurement; vCPU 0, which exists by then, will start at `entry_ipa` with x0 = `argument`.
+/// `(handle, entry_ipa, argument)`: closes the measurement; vCPU 0, which exists by then, will start at `entry_ipa` with
+/// x0 = `argument`. [`dialect::TDX`]: all vCPUs start there, as after a TD's reset, with RCX = R8 = `argument`.
 pub const VM_SEAL: u64 = BASE + 6;
 /// `(handle, index, run_pa)`, before [`VM_SEAL`]: creates vCPU `index` out of the VM's metadata, with the run page at `run_pa`, a host frame
 /// that stays the host's but cannot be given away while the vCPU exists.
 pub const VCPU_CREATE: u64 = BASE + 7;
 /// `(handle, index) -> exit reason`: runs the vCPU on this CPU until something needs the host; see [`crate::run`].
 pub const VCPU_RUN: u64 = BASE + 8;
-/// `(handle, intid, level)`: sets the level of a device interrupt (SPI); `-> vCPU index it is routed to`.
+/// `(handle, intid, level)`: sets the level of a device interrupt; `-> vCPU index it is routed to`. On arm64 `intid` is an
+/// SPI; on x86-64 it is a vCPU's index << 8 | a vector of 32 or more, and only the level 1 means something: a message.
 pub const VM_IRQ: u64 = BASE + 9;
 /// `(handle, index) -> 1 when the vCPU is running`: its present or next run ends at once. The caller makes the CPU that
 /// runs it take an interrupt.
@@ -117,9 +121,9 @@ pub struct VmConfig {
     pub ram_base: u64,
     /// Bytes of RAM, a multiple of 2 MiB, at most [`GUEST_RAM_MAX`].
     pub ram_size: u64,
-    /// Guest physical address of the interrupt distributor (64 KiB), outside RAM.
+    /// Guest physical address of the interrupt distributor (64 KiB), outside RAM; zero for [`dialect::TDX`].
     pub gicd_base: u64,
-    /// Guest physical address of the redistributors (128 KiB for each vCPU), outside RAM.
+    /// Guest physical address of the redistributors (128 KiB for each vCPU), outside RAM; zero for [`dialect::TDX`].
     pub gicr_base: u64,
 }
 
@@ -129,6 +133,8 @@ pub mod dialect {
     pub const PKVM: u64 = 1;
     /// Arm CCA's Realm Services Interface.
     pub const REALM: u64 = 2;
+    /// Intel TDX's TDCALL and TDVMCALL.
+    pub const TDX: u64 = 3;
 }
 
 /// What [`VM_INFO`] writes.

@@ -3,17 +3,17 @@
 //! Postern reads each word at most once for each [`crate::host::VCPU_RUN`], and writes only what the exit reason needs:
 //! no other register of a protected guest ever appears here.
 
-/// Set by the host before a run that follows [`exit::MMIO_READ`]: the value read.
+/// Set by the host before a run that follows [`exit::MMIO_READ`] or [`exit::IO_READ`]: the value read.
 pub const MMIO_VALUE: usize = 0;
 /// Guest physical address of an MMIO access or memory fault, without the shared bit.
 pub const ADDRESS: usize = 1;
-/// Bytes of an MMIO access: 1, 2, 4 or 8.
+/// Bytes of an MMIO or port access: 1, 2, 4 or 8.
 pub const SIZE: usize = 2;
-/// Value of an MMIO write.
+/// Value of an MMIO or port write.
 pub const VALUE: usize = 3;
 /// [`exit::MEMORY_FAULT`]: 1 when the page is wanted as shared memory, 0 as private memory.
 pub const SHARED: usize = 4;
-/// [`exit::WAIT`]: value of the host's CNTVCT at which the vCPU wants to run again; `u64::MAX` for never.
+/// [`exit::WAIT`]: value of the host's CNTVCT or TSC at which the vCPU wants to run again; `u64::MAX` for never.
 pub const DEADLINE: usize = 5;
 /// [`exit::WAKE`]: bit n means that vCPU n has something to do.
 pub const VCPU_MASK: usize = 6;
@@ -30,7 +30,7 @@ pub const CALL_REGISTERS: usize = 16;
 pub mod exit {
     /// A physical interrupt is pending for the host, or the vCPU was kicked.
     pub const INTERRUPT: u64 = 0;
-    /// The guest waits for an interrupt (`WFI`).
+    /// The guest waits for an interrupt (`WFI`, `HLT`).
     pub const WAIT: u64 = 1;
     /// The guest reads a device register; the answer goes into [`super::MMIO_VALUE`].
     pub const MMIO_READ: u64 = 2;
@@ -56,6 +56,10 @@ pub mod exit {
     pub const NEED_META: u64 = 12;
     /// A conversion needs a record or table page of Postern's pool, which is used up: top it up and run again.
     pub const NEED_POOL: u64 = 13;
+    /// The guest reads an I/O port, whose number is in [`super::ADDRESS`]; the answer goes into [`super::MMIO_VALUE`].
+    pub const IO_READ: u64 = 14;
+    /// The guest writes an I/O port.
+    pub const IO_WRITE: u64 = 15;
 }
 
 /// Why a guest failed.
@@ -68,4 +72,8 @@ pub mod failure {
     pub const MACHINE_ERROR: u64 = 4;
     /// It left the AArch64 state.
     pub const ILLEGAL_STATE: u64 = 3;
+    /// It said so itself: TDX's ReportFatalError.
+    pub const FATAL: u64 = 5;
+    /// A vCPU shut down: an x86 triple fault.
+    pub const SHUTDOWN: u64 = 6;
 }

@@ -4,7 +4,7 @@ mod host_call;
 mod power;
 pub mod quick;
 
-use super::{pkvm, realm};
+use super::{pkvm, realm, tdx};
 use crate::Postern;
 use crate::vcpu::{Reason, VcpuPage};
 use crate::vm::{Dialect, Vm};
@@ -61,7 +61,7 @@ pub struct Call<'a> {
     pub arguments: [u64; 17],
 }
 
-/// Answers HVC #0 or SMC #0.
+/// Answers HVC #0, SMC #0 or TDCALL.
 pub fn dispatch(postern: &Postern, vm: &Vm, page: &VcpuPage, registers: &mut Vcpu, conduit: Conduit) -> Outcome {
     postern.counters.count(counter::GUEST_CALLS);
     if vm.dialect == Dialect::Realm && conduit == Conduit::Hvc {
@@ -79,6 +79,8 @@ pub fn dispatch(postern: &Postern, vm: &Vm, page: &VcpuPage, registers: &mut Vcp
             let arguments = core::array::from_fn(|n| registers.x(n + 1));
             realm::dispatch(&Call { postern, vm, page, function, arguments }, registers)
         }
+        // It has statuses in registers of its own.
+        Dialect::Tdx => return tdx::dispatch(postern, vm, page, registers),
     };
     finish(registers, conduit, answer)
 }

@@ -15,5 +15,6 @@ pub const CALL: Call = Call {
 };
 
 fn run(_: &Postern, _: [u64; 6]) -> Result<Reply, Refused> {
-    Ok(done([host::VERSION_NUMBER, 1 << host::dialect::PKVM | 1 << host::dialect::REALM, 0]))
+    let dialects = arch::machine::DIALECTS.iter().fold(0, |mask, number| mask | 1 << number);
+    Ok(done([host::VERSION_NUMBER, dialects, 0]))
 }

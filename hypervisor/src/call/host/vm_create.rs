@@ -87,12 +87,17 @@ fn check(config: &VmConfig) -> Result<Dialect, Refused> {
         return Err(Refused::Invalid("vCPUs: 1 to 8"));
     }
     // The private half of a realm's address space is the smaller one, and plenty.
-    let limit = 1 << (arch::machine::ipa_bits().min(abi::rsi::IPA_BITS.into()) - 1);
+    let limit = dialect.alias_bit().map_or(1 << (arch::machine::ipa_bits() - 1), |bit| 1 << bit);
     let inside = |base: u64, size: u64| base.checked_add(size).is_some_and(|end| end <= limit);
     let aligned = (config.ram_base | config.ram_size).is_multiple_of(abi::BLOCK_SIZE);
     if config.ram_size == 0 || config.ram_size > GUEST_RAM_MAX || !aligned || !inside(config.ram_base, config.ram_size)
     {
         return Err(Refused::Invalid("RAM: whole 2 MiB blocks, at most 64 GiB, below the shared half"));
+    }
+    if dialect == Dialect::Tdx {
+        // Its interrupt controller is in registers.
+        let none = config.gicd_base == 0 && config.gicr_base == 0;
+        return if none { Ok(dialect) } else { Err(Refused::Invalid("interrupt controller: none for this guest ABI")) };
     }
     let ram = config.ram_base..config.ram_base + config.ram_size;
     let gicr_size = config.vcpu_count * GICR_SIZE;
