@@ -99,7 +99,7 @@ fn memory_map(out: &mut [u8], machine: &Machine, postern: &[Bytes]) -> Result<()
 /// 4 GiB at their own addresses, in pages of 2 MiB: one top table, one below it, four directories.
 fn page_tables(out: &mut [u8], at: u64) {
     let tables = at + PAGE_TABLE;
-    put(out, PAGE_TABLE as usize, &(tables + 0x1000 | TABLE).to_le_bytes());
+    put(out, PAGE_TABLE as usize, &((tables + 0x1000) | TABLE).to_le_bytes());
     for gib in 0..4 {
         let directory = tables + 0x2000 + gib * 0x1000;
         put(out, (PAGE_TABLE + 0x1000 + gib * 8) as usize, &(directory | TABLE).to_le_bytes());
