@@ -11,11 +11,14 @@ pub mod aarch64;
 pub mod console;
 #[cfg(not(target_os = "none"))]
 pub mod fake;
+pub mod x86_64;
 
 #[cfg(all(target_arch = "aarch64", target_os = "none"))]
 pub use aarch64::machine;
 #[cfg(not(target_os = "none"))]
 pub use fake as machine;
+#[cfg(all(target_arch = "x86_64", target_os = "none"))]
+pub use x86_64::machine;
 
 use guestmem::OwnerId;
 use loader::Bytes;

@@ -76,7 +76,7 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
     core.claim(Pfn::new(0)..Pfn::new(2)).unwrap();
     core.build_host_table(Pfn::new(0), &[]).unwrap();
     let guest = |id, alias, first: u64, meta: u64| {
-        let layout = Layout { ram: Gfn::new(0)..Gfn::new(block(GUEST_BLOCKS)), alias };
+        let layout = Layout { ram: Gfn::new(0)..Gfn::new(block(GUEST_BLOCKS)), alias, accepts: false };
         let vm = Guest::new(OwnerId::new(id).unwrap(), Pfn::new(meta), layout);
         (meta..meta + 200).for_each(|frame| core.donate_meta(&vm, Pfn::new(frame)).unwrap());
         for index in 0..GUEST_BLOCKS {
@@ -187,7 +187,7 @@ fn memset_pieces(bencher: Bencher<'_, '_>, piece: usize) {
 fn donate_and_reclaim_a_block(bencher: Bencher<'_, '_>) {
     let core = &WORLD.core;
     bencher.counter(BytesCount::new(4_u64 << 20)).bench_local(|| {
-        let layout = Layout { ram: Gfn::new(0)..Gfn::new(512), alias: None };
+        let layout = Layout { ram: Gfn::new(0)..Gfn::new(512), alias: None, accepts: false };
         let vm = Guest::new(OwnerId::new(3).unwrap(), Pfn::new(404), layout);
         (404..408).for_each(|frame| core.donate_meta(&vm, Pfn::new(frame)).unwrap());
         let frame = Pfn::new(block(SPARE));

@@ -13,7 +13,7 @@ pub enum Fault {
     Retry,
     /// The host has to give a page, which will appear in this half.
     Absent(Visibility),
-    /// The page is in the other half of the address space.
+    /// The page is in the other half of the address space, or the guest has not accepted it.
     Wrong,
     /// The frame failed in hardware.
     Poisoned,
@@ -145,6 +145,7 @@ impl<M: Machine> Core<M> {
             Ok((_, _, record)) => match record.state {
                 State::Poisoned => Fault::Poisoned,
                 State::Moving => Fault::Absent(half),
+                State::Pending => Fault::Wrong,
                 _ => Fault::Retry,
             },
             Err(Refusal::Busy) => Fault::Retry,
@@ -157,12 +158,26 @@ impl<M: Machine> Core<M> {
     ///
     /// # Errors
     /// [`Refusal::OutOfRange`], [`Refusal::Absent`], [`Refusal::Busy`], [`Refusal::Poisoned`], [`Refusal::Dying`];
-    /// [`Refusal::WrongVisibility`] when the page is shared.
+    /// [`Refusal::WrongVisibility`] when the page is shared, or not accepted.
     pub fn with_page<R>(&self, vm: &Guest, gfn: Gfn, f: impl FnOnce(&[Word; 512]) -> R) -> Result<R, Refusal> {
         let (_block, frame, record) = self.resolve(vm, gfn)?;
         match record.state {
             State::Private => Ok(f(self.machine.words(frame))),
-            State::Shared => Err(Refusal::WrongVisibility),
+            State::Shared | State::Pending => Err(Refusal::WrongVisibility),
+            State::Poisoned => Err(Refusal::Poisoned),
+            _ => Err(Refusal::Busy),
+        }
+    }
+
+    /// As [`Core::with_page`], for a page that the guest shares. The host may read and change it at any time.
+    ///
+    /// # Errors
+    /// As [`Core::with_page`]; [`Refusal::WrongVisibility`] when the page is private.
+    pub fn with_shared_page<R>(&self, vm: &Guest, gfn: Gfn, f: impl FnOnce(&[Word; 512]) -> R) -> Result<R, Refusal> {
+        let (_block, frame, record) = self.resolve(vm, gfn)?;
+        match record.state {
+            State::Shared => Ok(f(self.machine.words(frame))),
+            State::Private | State::Pending => Err(Refusal::WrongVisibility),
             State::Poisoned => Err(Refusal::Poisoned),
             _ => Err(Refusal::Busy),
         }

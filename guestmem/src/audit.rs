@@ -211,7 +211,7 @@ impl<M: Machine> Core<M> {
         let Some(alias) = vm.alias(gfn) else { return };
         audit.check(self.holds(vm, alias, frame, frames, in_alias), Violation::Guest(frame));
         let wanted = match record.state {
-            State::Private | State::Closing => Visibility::Private,
+            State::Private | State::Pending | State::Closing => Visibility::Private,
             State::Shared | State::Opening => Visibility::Shared,
             _ => return,
         };

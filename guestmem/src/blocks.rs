@@ -48,13 +48,18 @@ impl<M: Machine> Core<M> {
             _ => (Event::Arrive, counter::PRIVATE_IN),
         };
         let Ok(state) = permit(record, event, Some(vm.id())) else { return };
+        // What the host gives never waits to be accepted; only what was taken back from it does.
+        let taken = if event == Event::Closed { self.taken_back(vm, record, state) } else { Ok(state) };
+        let Ok(state) = taken else { return };
         if state == State::Host {
             block.map_host(&clean);
             block.assign(clean, Record { wiped: true, ..Record::plain(state) });
             self.machine.publish();
             return;
         }
-        if let Some(entries) = self.block_slots(vm, record.gfn) {
+        if state != State::Pending
+            && let Some(entries) = self.block_slots(vm, record.gfn)
+        {
             entries.map(self, block.first(), state);
         }
         if state == State::Shared {
@@ -158,6 +163,7 @@ impl<M: Machine> Core<M> {
         if slot.is_some_and(|slot| slot.load(Ordering::Acquire) != 0) {
             return Err(Refusal::Busy);
         }
+        self.check_wish(vm, to)?;
         if to == Visibility::Shared {
             self.wanted_extend(vm, &structure, part.start)?;
         }

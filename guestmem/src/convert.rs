@@ -75,10 +75,12 @@ impl<M: Machine> Core<M> {
         self.turn(vm, gfn, Visibility::Shared)
     }
 
-    /// Takes a page back from the host: cut from its tables and flushed, then wiped, then private.
+    /// Takes a page back from the host: cut from its tables and flushed, then wiped, then private. A guest that accepts
+    /// pages finds nothing there before it has: see [`Core::accept`].
     ///
     /// # Errors
-    /// As [`Core::share`]; [`Refusal::WrongVisibility`] when it is private already, [`Refusal::Pinned`].
+    /// As [`Core::share`]; [`Refusal::WrongVisibility`] when it is private already, [`Refusal::Pinned`];
+    /// [`Refusal::Absent`] when the guest accepts pages, and only a page that is there can wait to be accepted.
     pub fn unshare(&self, vm: &Guest, gfn: Gfn) -> Result<(), Refusal> {
         self.turn(vm, gfn, Visibility::Private)
     }
@@ -148,11 +150,26 @@ impl<M: Machine> Core<M> {
         if self.wanted(vm, gfn) == to {
             return Err(Refusal::WrongVisibility);
         }
+        self.check_wish(vm, to)?;
         if to == Visibility::Shared {
             self.wanted_extend(vm, &structure, gfn)?;
         }
         self.set_wanted(vm, gfn..gfn.offset(1), to);
         Ok(())
+    }
+
+    /// Refuses a wish that only a page which is there can remember: to be private, but not accepted yet.
+    pub(crate) fn check_wish(&self, vm: &Guest, to: Visibility) -> Result<(), Refusal> {
+        if vm.layout().accepts && to == Visibility::Private { Err(Refusal::Absent) } else { Ok(()) }
+    }
+
+    /// The state of what `vm` has taken back: private, or pending where it has to be accepted.
+    #[inline]
+    pub(crate) fn taken_back(&self, vm: &Guest, record: Record, state: State) -> Result<State, Refusal> {
+        if vm.layout().accepts && state == State::Private {
+            return permit(Record { state, count: 0, ..record }, Event::Defer, Some(vm.id()));
+        }
+        Ok(state)
     }
 
     /// Sharing with an alias: the page's entry in one half goes and the one in the other comes.
@@ -172,7 +189,7 @@ impl<M: Machine> Core<M> {
             Visibility::Shared => (Event::Share, counter::SHARES),
             Visibility::Private => (Event::Unshare, counter::UNSHARES),
         };
-        let state = permit(record, event, Some(vm.id()))?;
+        let state = self.taken_back(vm, record, permit(record, event, Some(vm.id()))?)?;
         let bit = to == Visibility::Shared;
         let ready = self.ready_slots(vm, gfn, alias);
         if ready.is_none() {
@@ -189,11 +206,13 @@ impl<M: Machine> Core<M> {
         };
         let clean = self.flush(slots.cut(self, vm, frame, cut), frame).wipe(&self.machine);
         self.count_wipes(frame, 1);
-        match (to, slots.alias) {
-            (Visibility::Shared, Some((slot, _))) => {
+        match (state, slots.alias) {
+            (State::Shared, Some((slot, _))) => {
                 slot.store(Self::guest_leaf(frame, PAGE_LEVEL, to), Ordering::Release);
                 block.map_host(&clean);
             }
+            // The mark stays until the guest accepts the page.
+            (State::Pending, _) => {}
             _ => slots.private.0.store(Self::guest_leaf(frame, PAGE_LEVEL, to), Ordering::Release),
         }
         self.machine.publish();

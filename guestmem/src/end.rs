@@ -69,7 +69,7 @@ impl<M: Machine> Core<M> {
     /// Notes that frames left a VM.
     fn count_out(&self, vm: &Guest, frame: Pfn, from: State, frames: u64) {
         match from {
-            State::Private | State::Opening => vm.count(counter::PRIVATE_OUT, frame, frames),
+            State::Private | State::Pending | State::Opening => vm.count(counter::PRIVATE_OUT, frame, frames),
             State::Shared | State::Closing => vm.count(counter::SHARED_OUT, frame, frames),
             _ => {}
         }
@@ -225,15 +225,39 @@ impl<M: Machine> Core<M> {
             if !budget.frame(&self.machine) {
                 return Progress::More;
             }
-            let flushed = self.flush(Cut::new(frame, Size::Page), frame);
-            self.hand_back(block, frame, record, state, flushed);
-            vm.uncount_meta();
+            self.return_meta(vm, block, frame, record, state);
             last = Some(frame);
         }
         if let Some(last) = last {
             block.merge(last);
         }
         Progress::Done
+    }
+
+    /// Takes a frame of metadata back from a VM that has been killed and never had anything else: it is in no table, and
+    /// no vCPU ever used one. For a creation that fails half way.
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`] when the VM was not killed, or is being reclaimed; [`Refusal::NotOwner`] when the frame is not its
+    /// metadata.
+    pub fn withdraw_meta(&self, vm: &Guest, frame: Pfn) -> Result<(), Refusal> {
+        let _structure = vm.lock();
+        if vm.life() != Life::Dying {
+            return Err(Refusal::Busy);
+        }
+        vm.forget_lists();
+        let mut block = self.lock(frame)?;
+        let record = block.record(frame);
+        let state = permit(record, Event::ReturnMeta, Some(vm.id()))?;
+        self.return_meta(vm, &mut block, frame, record, state);
+        block.merge(frame);
+        Ok(())
+    }
+
+    fn return_meta(&self, vm: &Guest, block: &mut Block<'_, M>, frame: Pfn, record: Record, state: State) {
+        let flushed = self.flush(Cut::new(frame, Size::Page), frame);
+        self.hand_back(block, frame, record, state, flushed);
+        vm.uncount_meta();
     }
 
     /// Takes a zeroed frame of the VM's metadata, for vCPU state.

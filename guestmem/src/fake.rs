@@ -321,7 +321,7 @@ pub fn count<F: TableFormat>(core: &Core<Fake<F>>, regions: &[Range<Pfn>], id: O
         let record = core.lookup(Pfn::new(frame));
         match record.state {
             _ if record.owner != Some(id) => {}
-            State::Private | State::Opening => counts.0 += 1,
+            State::Private | State::Pending | State::Opening => counts.0 += 1,
             State::Shared | State::Closing => counts.1 += 1,
             _ => {}
         }

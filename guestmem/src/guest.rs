@@ -13,6 +13,8 @@ pub struct Layout {
     pub ram: Range<Gfn>,
     /// Address bit that selects the shared half (`realm`, `tdx`); none where one address is both (`pkvm`).
     pub alias: Option<u32>,
+    /// The guest accepts a page that it takes back from the host before it uses it (`tdx`); only with an alias.
+    pub accepts: bool,
 }
 
 /// Guest frames that one page of the map of shared pages covers (128 MiB).
@@ -223,7 +225,8 @@ impl Guest {
                 && 2 << (bit - FRAME_SHIFT) <= Core::<M>::REACH
                 && end.since(self.map_base()) <= ALIASED_RAM_MAX
         });
-        sane && root_aligned && alias_fits
+        let acceptance_fits = self.layout.alias.is_some() || !self.layout.accepts;
+        sane && root_aligned && alias_fits && acceptance_fits
     }
 
     /// Notes that a frame of metadata came.

@@ -6,6 +6,7 @@
 #![cfg_attr(not(any(test, loom, feature = "fake")), no_std)]
 #![forbid(unsafe_code)]
 
+mod accept;
 mod access;
 mod audit;
 mod bitmap;
@@ -31,6 +32,7 @@ mod tally;
 pub mod transition;
 mod types;
 
+pub use accept::Acceptance;
 pub use access::{Fault, HostFault};
 pub use audit::{Audit, Violation};
 pub use database::{Core, MAX_REGIONS, Stats};

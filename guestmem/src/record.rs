@@ -34,11 +34,13 @@ pub enum State {
     Poisoned = 10,
     /// The host's, and Postern reads and writes it too (a vCPU's run page): it stays where it is until Postern is done.
     Lent = 11,
+    /// The guest's alone, taken back from the host and wiped: mapped nowhere until the guest accepts it.
+    Pending = 12,
 }
 
 impl State {
     /// Every state, in the order of its number.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Absent,
         Self::Host,
         Self::Postern,
@@ -51,6 +53,7 @@ impl State {
         Self::Returning,
         Self::Poisoned,
         Self::Lent,
+        Self::Pending,
     ];
 
     /// Whether the host's tables map a frame in this state.

@@ -32,6 +32,10 @@ pub enum Event {
     Close,
     /// Postern: the block has been wiped and is private.
     Closed,
+    /// Postern: the page is private again, but the guest has said that it will accept such pages first.
+    Defer,
+    /// Guest: accepts the page.
+    Accept,
     /// Host or Postern: holds the frame where it is.
     Pin,
     /// Host or Postern: undoes one pin.
@@ -54,7 +58,7 @@ pub enum Event {
 
 impl Event {
     /// Every event, in the order of its number.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::Claim,
         Self::Topup,
         Self::DonateMeta,
@@ -68,6 +72,8 @@ impl Event {
         Self::Opened,
         Self::Close,
         Self::Closed,
+        Self::Defer,
+        Self::Accept,
         Self::Pin,
         Self::Unpin,
         Self::Lend,
@@ -148,22 +154,24 @@ const fn rule(state: State, event: Event) -> Rule {
         (S::Host, E::Donate | E::Load) => Rule::To(S::Moving),
         (S::Moving, E::Arrive) => Rule::To(S::Private),
         (S::Moving, E::ArriveShared) => Rule::To(S::Shared),
-        (S::Private, E::Share) => Rule::To(S::Shared),
+        (S::Private | S::Pending, E::Share) => Rule::To(S::Shared),
         (S::Shared, E::Unshare) => Rule::To(S::Private),
-        (S::Private, E::Open) => Rule::To(S::Opening),
+        (S::Private | S::Pending, E::Open) => Rule::To(S::Opening),
         (S::Opening, E::Opened) => Rule::To(S::Shared),
         (S::Shared, E::Close) => Rule::To(S::Closing),
         (S::Closing, E::Closed) => Rule::To(S::Private),
+        (S::Private, E::Defer) => Rule::To(S::Pending),
+        (S::Pending, E::Accept) => Rule::To(S::Private),
         (S::Host | S::Shared, E::Pin | E::Unpin) => Rule::To(state),
         (S::Host, E::Lend) => Rule::To(S::Lent),
         (S::Lent, E::EndLend) => Rule::To(S::Host),
         // What the host could see already is not wiped on its way back, and keeps its pins.
         (S::Shared, E::Relinquish | E::Reclaim) => Rule::To(S::Host),
-        (S::Private, E::Relinquish) => Rule::To(S::Returning),
-        (S::Private | S::Moving | S::Opening | S::Closing, E::Reclaim) => Rule::To(S::Returning),
+        (S::Private | S::Pending, E::Relinquish) => Rule::To(S::Returning),
+        (S::Private | S::Pending | S::Moving | S::Opening | S::Closing, E::Reclaim) => Rule::To(S::Returning),
         (S::Returning, E::Return) => Rule::To(S::Host),
         (S::Meta, E::ReturnMeta) => Rule::To(S::Host),
-        (S::Host | S::Private | S::Shared | S::Moving, E::Poison) => Rule::To(S::Poisoned),
+        (S::Host | S::Private | S::Pending | S::Shared | S::Moving, E::Poison) => Rule::To(S::Poisoned),
         // Poison stays poison when its VM goes; only the name of the owner is struck out.
         (S::Poisoned, E::Reclaim | E::Poison) => Rule::To(S::Poisoned),
         _ => Rule::Refuse(refusal(state, event)),
@@ -176,11 +184,12 @@ const fn refusal(state: State, event: Event) -> Refusal {
     match (state, event) {
         (S::Absent, _) => Refusal::NotRam,
         (S::Poisoned, _) => Refusal::Poisoned,
-        (S::Shared, E::Share | E::Open) | (S::Private, E::Unshare | E::Close) => Refusal::WrongVisibility,
+        (S::Shared, E::Share | E::Open) | (S::Private | S::Pending, E::Unshare | E::Close) => Refusal::WrongVisibility,
+        (S::Shared, E::Accept) => Refusal::WrongVisibility,
         // In motion on the guest's own behalf, or on its way to it: it will be what it is to be soon.
         (
             S::Moving | S::Opening | S::Closing | S::Returning,
-            E::Share | E::Unshare | E::Open | E::Close | E::Relinquish | E::Poison,
+            E::Share | E::Unshare | E::Open | E::Close | E::Accept | E::Relinquish | E::Poison,
         ) => Refusal::Busy,
         _ => Refusal::NotOwner(state),
     }
@@ -274,7 +283,7 @@ mod tests {
     #[test]
     fn b3_nothing_gets_from_one_owner_to_another_without_a_state_in_motion() {
         // Except what the host could see all along, and metadata, which is wiped before it is in any table.
-        let guest = [State::Private, State::Shared, State::Opening, State::Closing];
+        let guest = [State::Private, State::Pending, State::Shared, State::Opening, State::Closing];
         for event in Event::ALL {
             for state in guest {
                 let Rule::To(next) = TABLE[state as usize][event as usize] else { continue };

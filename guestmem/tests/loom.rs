@@ -75,7 +75,7 @@ fn world(alias: Option<u32>) -> (Core<Fake<Concatenated>>, Guest, Pfn, Gfn) {
     let core = fake::boot::<Concatenated>(&[Pfn::new(RAM_START)..Pfn::new(RAM_START + 512)], 12);
     core.machine.caches.store(false, std::sync::atomic::Ordering::Relaxed);
     let gfn = Gfn::new(512);
-    let layout = Layout { ram: gfn..gfn.offset(2), alias };
+    let layout = Layout { ram: gfn..gfn.offset(2), alias, accepts: false };
     let meta = Pfn::new(RAM_START + 16);
     let vm = fake::guest(&core, 1, layout, meta..meta.offset(12));
     let frame = Pfn::new(RAM_START + 100);

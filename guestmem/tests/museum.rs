@@ -197,7 +197,7 @@ fn museum_10_ram_with_holes_and_ragged_edges() {
     assert_eq!(host((3 << 24) - 3), None);
     assert_eq!(host((1 << 22) + 512), Some((Pfn::new((1 << 22) + 512), Attrs::Ram)));
     // Blocks with holes are not given away whole; blocks without are.
-    let layout = Layout { ram: gfns(0..2048), alias: None };
+    let layout = Layout { ram: gfns(0..2048), alias: None, accepts: false };
     let meta = RAM_START + 5632;
     let vm = fake::guest(&core, 1, layout, pfns(meta..meta + 20));
     let one = &mut Budget::unlimited();

@@ -336,7 +336,7 @@ on_both! {
     }
 
     fn a_vm_without_a_root_does_nothing(w) {
-        let layout = Layout { ram: w.gfn(0)..w.gfn(512), alias: None };
+        let layout = Layout { ram: w.gfn(0)..w.gfn(512), alias: None, accepts: false };
         let vm = Guest::new(OwnerId::new(1).unwrap(), w.page(0), layout.clone());
         assert_eq!(w.donate(&vm, w.page(5), w.gfn(0)), Err(Refusal::Dying));
         assert_eq!(w.core.share(&vm, w.gfn(0)), Err(Refusal::Dying));
@@ -353,7 +353,7 @@ on_both! {
             (w.page(0), w.gfn(0)..w.gfn(512), Some(29)),
             (w.page(0), w.gfn(0)..w.gfn(512 * 32768 + 1), Some(38)),
         ] {
-            let vm = Guest::new(OwnerId::new(1).unwrap(), root, Layout { ram, alias });
+            let vm = Guest::new(OwnerId::new(1).unwrap(), root, Layout { ram, alias, accepts: false });
             assert_eq!(w.core.donate_meta(&vm, w.page(0)), Err(Refusal::OutOfRange), "{vm:?}");
             let _ = (w.core.share(&vm, w.gfn(0)), w.core.fault(&vm, w.gfn(0), Visibility::Shared));
             w.end(&vm);

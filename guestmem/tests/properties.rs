@@ -320,10 +320,10 @@ proptest! {
     /// Whatever is called with whatever: nothing panics, and the invariants hold.
     #[test]
     fn nothing_that_host_or_guest_say_breaks_an_invariant(
-        calls in proptest::collection::vec((0..18_u8, 0..2_usize, number(), number(), 1..600_u64), 1..50)
+        calls in proptest::collection::vec((0..21_u8, 0..3_usize, number(), number(), 1..600_u64), 1..50)
     ) {
         let w = W::with_pool(40);
-        let vms = [w.guest(1, None, 12), w.guest(2, Some(ALIAS), 12)];
+        let vms = [w.guest(1, None, 12), w.guest(2, Some(ALIAS), 12), w.accepting(3)];
         for (what, vm, a, b, budget) in calls {
             let (core, vm) = (&w.core, &vms[vm]);
             let (frame, gfn, other) = (Pfn::new(a), Gfn::new(b), Gfn::new(a));
@@ -345,6 +345,9 @@ proptest! {
                 14 => drop((core.fault(vm, gfn, Visibility::Shared), core.fault(vm, gfn, Visibility::Private))),
                 15 => drop((core.visibility_run(vm, gfn, other), core.host_fault(a), core.with_host_page(frame, |_| ()))),
                 16 => drop((core.donate_meta(vm, frame), core.topup(Pfn::new(b)))),
+                17 => drop(core.accept(vm, gfn, Size::Page)),
+                18 => drop(core.accept(vm, gfn.block_start(), Size::Block)),
+                19 => drop(core.convert(vm, gfn.block_start()..gfn.block_start().offset(512), Visibility::Private, budget)),
                 _ => {
                     let owner = core.lookup(frame).owner;
                     let _ = core.poison(frame, vms.iter().find(|vm| Some(vm.id()) == owner));
@@ -355,7 +358,7 @@ proptest! {
             }
         }
         w.core.machine.interrupt.store(false, Relaxed);
-        w.check(&[&vms[0], &vms[1]]);
+        w.check(&[&vms[0], &vms[1], &vms[2]]);
         vms.iter().for_each(|vm| w.end(vm));
         w.check(&[]);
     }

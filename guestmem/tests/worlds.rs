@@ -1,4 +1,4 @@
-//! Exhaustive search of a small world: three frames of RAM, two guests (one without an alias, one with), one host, every
+//! Exhaustive search of small worlds: three frames of RAM, two guests (one without an alias, one with, accepting or not), one host, every
 //! event in every state that can be reached.
 //!
 //! In each new state everybody writes what it may write, so that after the next event each can be checked for what it sees:
@@ -21,6 +21,8 @@ const PINS: u16 = if cfg!(debug_assertions) { 1 } else { 2 };
 struct State {
     core: Core<Machine>,
     vms: Vec<Guest>,
+    /// The guest with an alias accepts what it takes back.
+    accepts: bool,
 }
 
 /// What tells states apart. Frames are interchangeable, so their records are sorted.
@@ -33,6 +35,7 @@ enum Event {
     DonateMeta(usize, u64),
     Share(usize, u64),
     Unshare(usize, u64),
+    Accept(usize, u64),
     Convert(usize, Visibility),
     Relinquish(usize, u64),
     Pin(u64, guestmem::State),
@@ -54,9 +57,10 @@ fn pages(vm: usize) -> u64 {
     1 + vm as u64
 }
 
-fn layout(vm: usize) -> Layout {
+fn layout(vm: usize, accepts: bool) -> Layout {
     let ram: Range<Gfn> = Gfn::new(0x200)..Gfn::new(0x200 + pages(vm));
-    Layout { ram, alias: if vm == 1 { Some(ALIAS) } else { None } }
+    let aliased = vm == 1;
+    Layout { ram, alias: aliased.then_some(ALIAS), accepts: aliased && accepts }
 }
 
 fn gfn(index: u64) -> Gfn {
@@ -68,11 +72,11 @@ fn meta(vm: usize) -> Range<Pfn> {
     Pfn::new(start)..Pfn::new(start + 10)
 }
 
-fn begin() -> State {
+fn begin(accepts: bool) -> State {
     let block = |first: u64, frames: u64| Pfn::new(first)..Pfn::new(first + frames);
     let core = fake::boot(&[block(RAM_START, 96), block(FIRST, FRAMES)], 16);
-    let vms = (0..2).map(|vm| fake::guest(&core, vm as u16 + 1, layout(vm), meta(vm))).collect();
-    State { core, vms }
+    let vms = (0..2).map(|vm| fake::guest(&core, vm as u16 + 1, layout(vm, accepts), meta(vm))).collect();
+    State { core, vms, accepts }
 }
 
 fn events() -> Vec<Event> {
@@ -97,7 +101,7 @@ fn events() -> Vec<Event> {
     }
     for vm in 0..2 {
         for page in 0..pages(vm) {
-            all.extend([Share(vm, page), Unshare(vm, page), Relinquish(vm, page)]);
+            all.extend([Share(vm, page), Unshare(vm, page), Accept(vm, page), Relinquish(vm, page)]);
         }
         all.extend([Convert(vm, Visibility::Shared), Convert(vm, Visibility::Private), EndAndBegin(vm), HalfEnd(vm)]);
     }
@@ -107,7 +111,7 @@ fn events() -> Vec<Event> {
 impl State {
     fn fork(&self) -> Self {
         let (core, vms) = fake::fork(&self.core, &self.vms.iter().collect::<Vec<_>>());
-        Self { core, vms }
+        Self { core, vms, accepts: self.accepts }
     }
 
     fn key(&self) -> Key {
@@ -120,7 +124,7 @@ impl State {
     /// Applies an event; false when it was refused.
     fn apply(&mut self, event: Event) -> bool {
         use Event::*;
-        let Self { core, vms } = self;
+        let Self { core, vms, accepts } = self;
         let all = &mut Budget::unlimited();
         let done = match event {
             Donate(vm, f, page) => core.donate(&vms[vm], frame(f), gfn(page), Size::Page, all).map(drop),
@@ -128,6 +132,12 @@ impl State {
             DonateMeta(vm, f) => core.donate_meta(&vms[vm], frame(f)),
             Share(vm, page) => core.share(&vms[vm], gfn(page)),
             Unshare(vm, page) => core.unshare(&vms[vm], gfn(page)),
+            Accept(vm, page) => match core.accept(&vms[vm], gfn(page), Size::Page) {
+                Ok(Acceptance::Accepted) => Ok(()),
+                // As good as refused: nothing may have changed.
+                Ok(_) => Err(Refusal::Occupied),
+                Err(refusal) => Err(refusal),
+            },
             Convert(vm, to) => {
                 let before = vms[vm].shares() + vms[vm].unshares();
                 let wish = core.visibility_run(&vms[vm], gfn(0), gfn(pages(vm)));
@@ -155,7 +165,7 @@ impl State {
             }
             EndAndBegin(vm) => {
                 while core.reclaim(&vms[vm], &mut Budget::new(1)) == Progress::More {}
-                vms[vm] = fake::guest(core, vm as u16 + 1, layout(vm), meta(vm));
+                vms[vm] = fake::guest(core, vm as u16 + 1, layout(vm, *accepts), meta(vm));
                 Ok(())
             }
         };
@@ -228,10 +238,19 @@ const OPEN: u64 = 0x0be2;
 
 #[test]
 fn every_event_in_every_reachable_state_keeps_the_invariants() {
+    search(false);
+}
+
+#[test]
+fn every_event_in_every_reachable_state_of_guests_that_accept_keeps_the_invariants() {
+    search(true);
+}
+
+fn search(accepts: bool) {
     let events = events();
     let mut seen = HashSet::new();
     let mut queue = VecDeque::new();
-    let first = begin();
+    let first = begin(accepts);
     seen.insert(first.key());
     queue.push_back(first);
     let (mut tried, mut done) = (0_u64, 0_u64);

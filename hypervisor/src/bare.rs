@@ -62,10 +62,23 @@ fn start(info: &BootInfo) -> Result<HostEntry, BootError> {
     let summaries = unsafe { core::slice::from_raw_parts(plan.summaries.start as *const AtomicU64, count) };
     // SAFETY: `arch` has mapped all RAM of the device tree write-back at its physical address.
     let machine_handle = unsafe { machine::Machine::new() };
-    let postern = boot::build(machine_handle, info, &plan, summaries, &VMS)?;
+    #[cfg_attr(not(feature = "crash-test"), expect(unused_mut))]
+    let mut postern = boot::build(machine_handle, info, &plan, summaries, &VMS)?;
     let bundle = info.machine.initrd.as_ref().ok_or(BootError::NoBundle)?;
     // SAFETY: the initrd lies in RAM, apart from all else (`layout::taken`), and no host runs yet.
     let archive = unsafe { machine::bytes(bundle) };
+    let settings = loader::cpio::find(archive, abi::bundle::CONFIG)?.map_or(&[][..], |file| file.data);
+    #[cfg(feature = "crash-test")]
+    {
+        postern.crash = hypervisor::crash_test::Crash::from_settings(settings);
+    }
+    if hypervisor::settings::get(settings, abi::bundle::WIPE_OPTION) == Some("yes") {
+        let start = machine::now();
+        // SAFETY: RAM that neither boot loader nor Postern has put anything into, and no host runs yet.
+        let bytes = boot::wipe(info, &mut |range| unsafe { machine::zero(range) })?;
+        let milliseconds = (machine::now() - start) * 1000 / machine::frequency();
+        log::info!("{} MiB wiped in {milliseconds} ms", bytes >> 20);
+    }
     let host = with_heap(&plan, || {
         // SAFETY: `load_host` puts things only where `layout::place` has found free RAM.
         boot::load_host(info, archive, &mut |from, to| unsafe { machine::copy(from, to) })

@@ -114,6 +114,27 @@ fn self_check(postern: &Postern) -> Result<(), BootError> {
     }
 }
 
+/// Memory that must stay as it is before the host's things are in place.
+fn taken(info: &BootInfo) -> Result<arrayvec::ArrayVec<Bytes, 64>, BootError> {
+    let tree_at = info.tree.as_ptr() as u64;
+    let tree = tree_at..tree_at + info.tree.len() as u64;
+    let mut taken: arrayvec::ArrayVec<Bytes, 64> =
+        layout::taken(&info.machine, &info.image, &tree)?.into_iter().collect();
+    taken.extend([info.memory.clone(), machine::LOW_MEMORY]);
+    Ok(taken)
+}
+
+/// Has `zero` wipe all RAM that nothing uses yet, and says how many bytes that is. What the guests of an earlier boot left
+/// in it would else be the host's.
+///
+/// # Errors
+/// What the boot loader has put into memory is not apart.
+pub fn wipe(info: &BootInfo, zero: &mut dyn FnMut(&Bytes)) -> Result<u64, BootError> {
+    let free = layout::without(&info.machine.memory, &taken(info)?);
+    free.iter().for_each(zero);
+    Ok(free.iter().map(|range| range.end - range.start).sum())
+}
+
 /// A write to memory that the host will own.
 pub type Put<'a> = &'a mut dyn FnMut(&[u8], u64);
 
@@ -123,10 +144,7 @@ pub type Put<'a> = &'a mut dyn FnMut(&[u8], u64);
 /// The bundle lacks something, or there is no room.
 pub fn load_host(info: &BootInfo, archive: &[u8], put: Put<'_>) -> Result<HostEntry, BootError> {
     let host = bundle::host(archive, machine::host_image)?;
-    let tree_at = info.tree.as_ptr() as u64;
-    let mut taken: arrayvec::ArrayVec<Bytes, 64> =
-        layout::taken(&info.machine, &info.image, &(tree_at..tree_at + info.tree.len() as u64))?.into_iter().collect();
-    taken.extend([info.memory.clone(), machine::LOW_MEMORY]);
+    let mut taken = taken(info)?;
     let size = host.image.text_offset + host.image.size;
     let kernel = layout::place(&info.machine, &taken, size, 2 << 20, "the host's kernel")?;
     taken.push(kernel.clone());

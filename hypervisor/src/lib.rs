@@ -8,11 +8,14 @@ pub mod boot;
 pub mod call;
 pub mod counters;
 pub mod crash;
+#[cfg(feature = "crash-test")]
+pub mod crash_test;
 pub mod log;
 pub mod measure;
 mod place;
 pub mod postern;
 pub mod refuse;
+pub mod settings;
 pub mod vcpu;
 pub mod vm;
 

@@ -52,12 +52,19 @@ impl Measurement {
 
 /// Measurement registers that a guest may extend: `new = SHA-384(old || data)` (DEN0137, RSI_MEASUREMENT_EXTEND).
 #[derive(Clone, Debug, Default)]
-pub struct Extensible([[u64; 6]; 4]);
+pub struct Extensible {
+    registers: [[u64; 6]; 4],
+    /// A hash in the making of something that holds the registers, and how many bytes it covers.
+    hash: (Sha384, usize),
+}
+
+/// Bytes that one call of [`Extensible::hash_on`] adds: as much as a piece of a frame.
+const STEP: usize = CHUNK_WORDS * 8;
 
 impl Extensible {
     /// Register `index`, 0 to 3, as bytes.
     pub fn get(&self, index: usize) -> Option<[u8; DIGEST_SIZE]> {
-        let words = self.0.get(index)?;
+        let words = self.registers.get(index)?;
         let mut bytes = [0; DIGEST_SIZE];
         for (to, from) in bytes.chunks_exact_mut(8).zip(words) {
             to.copy_from_slice(&from.to_le_bytes());
@@ -69,9 +76,24 @@ impl Extensible {
     pub fn extend(&mut self, index: usize, data: &[u8]) -> bool {
         let Some(old) = self.get(index) else { return false };
         let digest = Sha384::new().chain_update(old).chain_update(data).finalize();
-        for (word, bytes) in self.0[index].iter_mut().zip(digest.chunks_exact(8)) {
+        self.hash = Default::default();
+        for (word, bytes) in self.registers[index].iter_mut().zip(digest.chunks_exact(8)) {
             *word = u64::from_le_bytes(bytes.try_into().unwrap_or_default());
         }
         true
+    }
+
+    /// Adds the next part of `bytes`, which hold the registers and are the same until one is extended, to their hash;
+    /// returns it when all are in.
+    pub fn hash_on(&mut self, bytes: &[u8]) -> Option<[u8; DIGEST_SIZE]> {
+        let (hasher, done) = &mut self.hash;
+        let rest = bytes.get(*done..)?;
+        if rest.is_empty() {
+            return Some(hasher.clone().finalize().into());
+        }
+        let next = &rest[..rest.len().min(STEP)];
+        hasher.update(next);
+        *done += next.len();
+        None
     }
 }

@@ -16,12 +16,21 @@ pub struct Postern {
     pub vms: &'static Vms,
     /// What happened how often.
     pub counters: Counters,
+    /// How to crash when a test asks for it.
+    #[cfg(feature = "crash-test")]
+    pub crash: Option<crate::crash_test::Crash>,
 }
 
 impl Postern {
     /// Postern over a database whose host table is built.
     pub const fn new(core: Core<Machine>, vms: &'static Vms) -> Self {
-        Self { core, vms, counters: Counters::new() }
+        Self {
+            core,
+            vms,
+            counters: Counters::new(),
+            #[cfg(feature = "crash-test")]
+            crash: None,
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use abi::run::{self, exit, failure};
 use arch::machine::Vcpu;
 use arch::{Abort, Exit, VcpuMask};
 use arrayvec::ArrayVec;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use guestmem::{Fault, Machine, Pfn, Visibility};
 use spin::Mutex;
 
@@ -35,6 +35,8 @@ pub struct VcpuPage {
     pub power: AtomicU64,
     /// The host wants it back.
     pub kicked: AtomicBool,
+    /// Index of the CPU that runs it, plus one; 0 for none.
+    pub runs_on: AtomicUsize,
     /// Where a realm's host call wants its answer: the structure's address plus one; 0 for nothing.
     pub host_call: AtomicU64,
     /// The registers: whoever runs the vCPU holds the lock, so a vCPU cannot run twice.
@@ -78,8 +80,6 @@ pub enum Reason {
     Wake(VcpuMask),
     /// RSI_HOST_CALL; its words are in the run page already.
     HostCall,
-    /// The guest cannot go on.
-    Failed(u64),
     /// Metadata is used up.
     NeedMeta,
     /// Postern's pool is used up.
@@ -118,7 +118,10 @@ impl Reason {
             }
             Self::Ended(ending::OFF) => exit::SYSTEM_OFF,
             Self::Ended(ending::RESET) => exit::SYSTEM_RESET,
-            Self::Ended(_) => exit::FAILED,
+            Self::Ended(how) => {
+                details.push((run::FAILURE, ending::failure(how)));
+                exit::FAILED
+            }
             Self::CpuOn(index) => {
                 details.push((run::VCPU, index as u64));
                 exit::CPU_ON
@@ -129,15 +132,16 @@ impl Reason {
                 exit::WAKE
             }
             Self::HostCall => exit::HOST_CALL,
-            Self::Failed(why) => {
-                details.push((run::FAILURE, why));
-                exit::FAILED
-            }
             Self::NeedMeta => exit::NEED_META,
             Self::NeedPool => exit::NEED_POOL,
         };
         (number, details)
     }
+}
+
+/// The guest cannot go on, for this [`failure`].
+fn fail(vm: &Vm, why: u64) -> Reason {
+    Reason::Ended(vm.end(ending::failed(why)))
 }
 
 impl Postern {
@@ -150,10 +154,14 @@ impl Postern {
         }
         self.counters.count(counter::GUEST_ENTRIES);
         registers.load(&vm.arch.0);
+        page.runs_on.store(arch::machine::cpu() + 1, Ordering::Relaxed);
+        // Before the first look at what ends a run: see `Vm::interrupt`.
+        fence(Ordering::SeqCst);
         let reason = match guest::finish_host_call(self, vm, page, registers) {
             Some(reason) => reason,
             None => self.run_loaded(vm, page, registers),
         };
+        page.runs_on.store(0, Ordering::Relaxed);
         registers.put(&vm.arch.0);
         self.counters.count(counter::HOST_EXITS);
         let (number, details) = reason.report(|| registers.deadline(&vm.arch.0));
@@ -166,11 +174,11 @@ impl Postern {
     fn run_loaded(&self, vm: &Vm, page: &VcpuPage, registers: &mut Vcpu) -> Reason {
         let calls = quick::Calls::new(self, vm);
         loop {
-            if page.kicked.swap(false, Ordering::Acquire) {
-                return Reason::Interrupt;
-            }
             if !vm.runs() {
                 return Reason::Ended(vm.ending.load(Ordering::Acquire));
+            }
+            if page.kicked.swap(false, Ordering::Acquire) {
+                return Reason::Interrupt;
             }
             let kicks = registers.take_kicks();
             if kicks != 0 {
@@ -193,16 +201,12 @@ impl Postern {
                     Some(value) => Reason::PortWrite(access.port, access.size, value),
                     None => Reason::PortRead(access.port, access.size),
                 }),
-                Exit::Shutdown => {
-                    vm.ending.store(ending::FAILED, Ordering::Release);
-                    Some(Reason::Failed(failure::SHUTDOWN))
-                }
+                Exit::Shutdown => Some(fail(vm, failure::SHUTDOWN)),
                 Exit::SError { syndrome } => {
                     // A host can have one pending when it enters the guest, so it may not stop Postern. Whose it was
                     // cannot be told, so the guest whose time it hit ends.
                     log::error!("SError while VM {} ran, syndrome {syndrome:#x}", vm.memory.id().get());
-                    vm.ending.store(ending::FAILED, Ordering::Release);
-                    Some(Reason::Failed(failure::MACHINE_ERROR))
+                    Some(fail(vm, failure::MACHINE_ERROR))
                 }
             };
             if let Some(reason) = outcome {
@@ -224,10 +228,7 @@ impl Postern {
                 Fault::Absent(visibility) if !(shared && abort.fetch) => {
                     return Some(Reason::MemoryFault(address & !(abi::FRAME_SIZE - 1), visibility));
                 }
-                Fault::Poisoned => {
-                    vm.ending.store(ending::FAILED, Ordering::Release);
-                    return Some(Reason::Failed(failure::POISON));
-                }
+                Fault::Poisoned => return Some(fail(vm, failure::POISON)),
                 Fault::Absent(_) | Fault::Wrong | Fault::OutOfRange => {}
             }
         } else if (shared || alias == 0)

@@ -4,7 +4,7 @@ use crate::Refused;
 use crate::measure::{Extensible, Measurement};
 use crate::vcpu::VcpuPage;
 use abi::host::{VCPUS_MAX, VMS_MAX, VmConfig, dialect, vm_state};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering, fence};
 use guestmem::{Gfn, Guest, OwnerId};
 use spin::{Mutex, Once, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -60,8 +60,18 @@ pub mod ending {
     pub const OFF: u64 = 1;
     /// `SYSTEM_RESET`.
     pub const RESET: u64 = 2;
-    /// It did what cannot be resolved.
+    /// It did what cannot be resolved; [`failed`] adds what.
     pub const FAILED: u64 = 3;
+
+    /// [`FAILED`], with an [`abi::run::failure`].
+    pub const fn failed(why: u64) -> u64 {
+        why << 8 | FAILED
+    }
+
+    /// What [`failed`] added; [`abi::run::failure::DESTROYED`] for a VM that the host ended.
+    pub const fn failure(ending: u64) -> u64 {
+        if ending == NONE { abi::run::failure::DESTROYED } else { ending >> 8 }
+    }
 }
 
 /// One VM.
@@ -85,6 +95,10 @@ pub struct Vm {
     pub launch: Mutex<Measurement>,
     /// Measurement registers of the guest.
     pub extensible: Mutex<Extensible>,
+    /// TD_CTLS of [`Dialect::Tdx`].
+    pub controls: AtomicU64,
+    /// Where [`Dialect::Tdx`] hears of finished requests, as the number of an interrupt; 0 for nowhere.
+    pub notify: AtomicU64,
     /// Where vCPU 0 starts: entry and argument.
     pub entry: Once<(u64, u64)>,
 }
@@ -107,6 +121,27 @@ impl Vm {
     /// Whether the guest may still run.
     pub fn runs(&self) -> bool {
         self.state.load(Ordering::Acquire) == vm_state::SEALED && self.ending.load(Ordering::Acquire) == ending::NONE
+    }
+
+    /// The guest ends in this way, an [`ending`], unless it has ended already, and none of its vCPUs goes on. How it ended.
+    pub fn end(&self, how: u64) -> u64 {
+        // The first vCPU to say so decides.
+        let before = self.ending.compare_exchange(ending::NONE, how, Ordering::AcqRel, Ordering::Acquire);
+        self.interrupt();
+        before.err().unwrap_or(how)
+    }
+
+    /// Makes the other CPUs that run a vCPU of this VM look whether it may go on.
+    pub fn interrupt(&self) {
+        // Either this sees that a CPU has begun to run a vCPU, or that CPU sees why it should not: it writes and looks in
+        // the opposite order (`Postern::run`).
+        fence(Ordering::SeqCst);
+        for page in self.vcpus.iter().filter_map(Once::get) {
+            let cpu = page.runs_on.load(Ordering::Relaxed).checked_sub(1);
+            if let Some(cpu) = cpu.filter(|cpu| *cpu != arch::machine::cpu()) {
+                arch::machine::interrupt_cpu(cpu);
+            }
+        }
     }
 
     /// vCPU `index`.

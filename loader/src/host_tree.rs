@@ -8,7 +8,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use dtoolkit::fdt::Fdt;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
-use dtoolkit::{Node, Property};
+use dtoolkit::{Node, Property, ToPropertyValue};
 
 /// Writes the host's tree. `blob` is one that [`crate::fdt::parse`] has accepted, and `machine` what that said of it.
 ///
@@ -47,33 +47,39 @@ pub fn host_tree(
         chosen.add_property(property("linux,initrd-start", range.start)?);
         chosen.add_property(property("linux,initrd-end", range.end)?);
     }
-    chosen.add_property(DeviceTreeProperty::new("bootargs", cmdline).map_err(|_| BootError::DeviceTree)?);
+    chosen.add_property(property("bootargs", cmdline)?);
     Ok(tree.to_dtb())
 }
 
-fn memory_node(range: &Bytes, cells: (u32, u32)) -> Result<DeviceTreeNode, BootError> {
-    let mut node = DeviceTreeNode::new(format!("memory@{:x}", range.start)).map_err(|_| BootError::DeviceTree)?;
+pub(crate) fn memory_node(range: &Bytes, cells: (u32, u32)) -> Result<DeviceTreeNode, BootError> {
+    let mut node = range_node("memory", range, cells)?;
+    node.add_property(property("device_type", "memory")?);
+    Ok(node)
+}
+
+/// A node for a range of addresses, below a node with so many cells for address and size.
+pub(crate) fn range_node(name: &str, range: &Bytes, cells: (u32, u32)) -> Result<DeviceTreeNode, BootError> {
+    let mut node = DeviceTreeNode::new(format!("{name}@{:x}", range.start)).map_err(|_| BootError::DeviceTree)?;
     let mut reg = Vec::new();
     for (value, count) in [(range.start, cells.0), (range.end - range.start, cells.1)] {
         let bytes = value.to_be_bytes();
         reg.extend_from_slice(bytes.get(8 - 4 * count as usize..).ok_or(BootError::DeviceTree)?);
     }
-    node.add_property(DeviceTreeProperty::new("device_type", "memory").map_err(|_| BootError::DeviceTree)?);
-    node.add_property(DeviceTreeProperty::new("reg", reg.as_slice()).map_err(|_| BootError::DeviceTree)?);
+    node.add_property(property("reg", reg.as_slice())?);
     Ok(node)
 }
 
-fn property(name: &str, value: u64) -> Result<DeviceTreeProperty, BootError> {
+pub(crate) fn property(name: &str, value: impl ToPropertyValue) -> Result<DeviceTreeProperty, BootError> {
     DeviceTreeProperty::new(name, value).map_err(|_| BootError::DeviceTree)
 }
 
 /// Cells of an address or size at the root: one or two (Devicetree Specification section 2.3.5, default 2 and 1).
-fn cell_count(root: &DeviceTreeNode, name: &str) -> u32 {
+pub(crate) fn cell_count(root: &DeviceTreeNode, name: &str) -> u32 {
     let default = if name == "#address-cells" { 2 } else { 1 };
     root.property(name).and_then(|property| property.value_as::<u32>().ok()).unwrap_or(default).clamp(1, 2)
 }
 
-fn children(node: &DeviceTreeNode, base: &str) -> Vec<String> {
+pub(crate) fn children(node: &DeviceTreeNode, base: &str) -> Vec<String> {
     let names = node.children().map(|child| child.name().to_string());
     names.filter(|name| name.split('@').next() == Some(base)).collect()
 }

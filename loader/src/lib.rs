@@ -9,14 +9,25 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod archive;
+pub mod boot_tree;
 pub mod bundle;
 pub mod bzimage;
 pub mod cpio;
+pub mod config;
+pub mod elf;
+pub mod eventlog;
 pub mod fdt;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
+pub mod handoff;
 pub mod host_tree;
 pub mod image;
 pub mod layout;
 pub mod machine;
+pub mod memory_map;
+pub mod multiboot;
+pub mod multiboot_info;
 pub mod zero_page;
 
 use core::fmt;

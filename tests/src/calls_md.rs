@@ -1,5 +1,6 @@
 //! `docs/calls.md`, rendered.
 
+use abi::tdx::{leaf, vmcall};
 use abi::{host, pkvm, psci, rsi, run, smccc};
 use hypervisor::call::host::CALLS;
 use std::fmt::Write;
@@ -17,9 +18,12 @@ Made from the tables in `hypervisor/src/call` and `hypervisor/abi`; a test says 
 
 ## Host calls
 
-HVC #0 on arm64. The number goes in x0 and arguments in x1 and following; the status comes back in x0 and results in x1 and
-following. A refused call has changed nothing. A call that answers `MORE` has got further and is repeated with the same
-arguments: no call works longer than the published bound.
+HVC #0 on arm64: the number goes in x0 and arguments in x1 and following; the status comes back in x0 and results in x1 and
+following. VMCALL on x86-64: the number goes in RAX and arguments in RDI, RSI, RDX, RCX, R8 and R9; the status comes back in RAX
+and results in RDI, RSI and RDX.
+
+A refused call has changed nothing. A call that answers `MORE` has got further and is repeated with the same arguments: no call
+works longer than the published bound.
 
 ";
 
@@ -41,7 +45,7 @@ const STATUS: [Row; 15] = [
     ("ABSENT", host::ABSENT, "the machine lacks something the call needs"),
 ];
 
-const EXITS: [Row; 14] = [
+const EXITS: [Row; 16] = [
     ("INTERRUPT", run::exit::INTERRUPT as i64, "a physical interrupt is pending for the host, or the vCPU was kicked"),
     ("WAIT", run::exit::WAIT as i64, "the guest waits for an interrupt; `DEADLINE` says until when at the latest"),
     ("MMIO_READ", run::exit::MMIO_READ as i64, "`SIZE` bytes at `ADDRESS`; the answer goes into `MMIO_VALUE`"),
@@ -60,6 +64,8 @@ const EXITS: [Row; 14] = [
     ("FAILED", run::exit::FAILED as i64, "the guest cannot go on; `FAILURE` says why"),
     ("NEED_META", run::exit::NEED_META as i64, "a conversion needs a table page: `VM_DONATE_META` and run again"),
     ("NEED_POOL", run::exit::NEED_POOL as i64, "a conversion needs a page of the pool: `POOL_TOPUP` and run again"),
+    ("IO_READ", run::exit::IO_READ as i64, "`SIZE` bytes from port `ADDRESS`; the answer goes into `MMIO_VALUE`"),
+    ("IO_WRITE", run::exit::IO_WRITE as i64, "`VALUE`, `SIZE` bytes, to port `ADDRESS`"),
 ];
 
 const WORDS: [Row; 11] = [
@@ -151,6 +157,97 @@ const COMMON: [GuestCall; 10] = [
     ("SYSTEM_RESET", psci::SYSTEM_RESET, "", "", "the VM never runs again; the host may build another"),
 ];
 
+const TD: [GuestCall; 8] = [
+    (
+        "TDG.VP.VMCALL",
+        leaf::VP_VMCALL,
+        "RCX: mask of registers",
+        "see below",
+        "refuses bits 0, 1, 4 and 63:32 of the mask",
+    ),
+    (
+        "TDG.VP.INFO",
+        leaf::VP_INFO,
+        "",
+        "RCX: address bits; RDX: attributes; R8, R9: vCPUs",
+        "the top address bit selects the shared half; SEPT_VE_DISABLE is set",
+    ),
+    (
+        "TDG.MR.RTMR.EXTEND",
+        leaf::MR_RTMR_EXTEND,
+        "RCX: 48 private bytes, 64-byte aligned; RDX: 0 to 3",
+        "",
+        "register = SHA-384(register, data)",
+    ),
+    (
+        "TDG.VP.VEINFO.GET",
+        leaf::VP_VEINFO_GET,
+        "",
+        "RCX: reason; RDX: qualification; R8, R9: addresses; R10",
+        "zeroes and NO_VALID_VE_INFO when there is none",
+    ),
+    (
+        "TDG.MR.REPORT",
+        leaf::MR_REPORT,
+        "RCX: 1 KiB; RDX: 64 bytes; R8: 0",
+        "",
+        "TDREPORT_STRUCT with measurements and hashes, without authentication code",
+    ),
+    (
+        "TDG.MEM.PAGE.ACCEPT",
+        leaf::MEM_PAGE_ACCEPT,
+        "RCX: address, level 0 or 1",
+        "",
+        "once for each time a page was made private; PAGE_ALREADY_ACCEPTED and PAGE_SIZE_MISMATCH change nothing",
+    ),
+    ("TDG.VM.RD", leaf::VM_RD, "RCX: 0; RDX: field", "R8: value; version 1 RDX: next field", "R8 is zero on failure"),
+    (
+        "TDG.VM.WR",
+        leaf::VM_WR,
+        "RCX: 0; RDX: field; R8: value; R9: mask",
+        "R8: old value",
+        "TD_CTLS, and NOTIFY_ENABLES with zero",
+    ),
+];
+
+const TD_VM: [GuestCall; 11] = [
+    (
+        "Instruction.CPUID",
+        vmcall::CPUID,
+        "R12: 0x40000000 to 0x4fffffff; R13",
+        "R12 to R15: 0",
+        "CPUID itself never asks",
+    ),
+    ("Instruction.HLT", vmcall::HLT, "R12", "", "waits unless an interrupt waits"),
+    ("Instruction.IO", vmcall::IO, "R12: 1, 2, 4; R13: 1 to write; R14: port; R15", "R11", "exit to the host"),
+    ("Instruction.RDMSR", vmcall::RDMSR, "R12", "", "INVALID_OPERAND: RDMSR itself has all answers"),
+    ("Instruction.WRMSR", vmcall::WRMSR, "R12; R13", "", "INVALID_OPERAND"),
+    (
+        "#VE.RequestMMIO",
+        vmcall::MMIO,
+        "R12: 1, 2, 4, 8; R13: 1 to write; R14: shared address outside RAM; R15",
+        "R11",
+        "exit to the host",
+    ),
+    ("GetTdVmCallInfo", vmcall::GET_INFO, "R12: 0 or 1", "R11 to R14", "bits 0 and 1 of R11 for R12 = 1"),
+    (
+        "MapGPA",
+        vmcall::MAP_GPA,
+        "R12: address, shared or not; R13: bytes",
+        "R11: where to go on, or what failed",
+        "wiped, a part for each call: RETRY; GPA_INUSE while the host has the page pinned",
+    ),
+    ("GetQuote", vmcall::GET_QUOTE, "R12: shared address; R13: bytes", "", "the buffer says that there is no service"),
+    ("ReportFatalError", vmcall::REPORT_FATAL_ERROR, "R12: code; 64 bytes of text", "", "the VM never runs again"),
+    (
+        "SetupEventNotifyInterrupt",
+        vmcall::SETUP_EVENT_NOTIFY,
+        "R12: 32 to 255",
+        "",
+        "vector by which this vCPU hears of quotes",
+    ),
+];
+
 /// The document.
 pub fn render() -> String {
     let mut text = String::from(INTRODUCTION);
@@ -166,11 +263,17 @@ pub fn render() -> String {
     table(&mut text, "exit", &EXITS);
     text += "\n### Words of the run page\n\n";
     table(&mut text, "word", &WORDS);
-    text += "\n## Guest calls\n\nThe function goes in w0 with bit 16 masked, arguments in x1 and following; results come back \
+    text += "\n## Guest calls by SMCCC\n\nThe function goes in w0 with bit 16 masked, arguments in x1 and following; results come back \
              in x0 and following, x1 to x3\nare zero where there are none. Everything else answers -1 in x0.\n";
     guest(&mut text, "Dialect `pkvm`, by HVC #0", &PKVM);
     guest(&mut text, "Dialect `realm`, by SMC #0 (HVC is undefined)", &REALM);
     guest(&mut text, "Both dialects", &COMMON);
+    text += "\n## Guest calls of a TD\n\nDialect `tdx`, by TDCALL: the leaf goes in RAX, a completion status comes back there, and registers \
+             that are not named keep what\nthey hold. Any other leaf answers OPERAND_INVALID. A TDVMCALL has the sub-function \
+             in R11 and zero in R10, where its status comes\nback: INVALID_OPERAND, ALIGN_ERROR, or SUBFUNC_UNSUPPORTED for any \
+             other sub-function. Registers outside the mask read as zero.\n";
+    guest(&mut text, "TDCALL", &TD);
+    guest(&mut text, "TDVMCALL", &TD_VM);
     text
 }
 

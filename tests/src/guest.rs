@@ -76,7 +76,11 @@ impl<'w> Guest<'w> {
 
     /// The address bit of the shared half; 0 when there is none.
     pub fn alias(&self) -> u64 {
-        if self.config.dialect == dialect::REALM { 1 << (rsi::IPA_BITS - 1) } else { 0 }
+        match self.config.dialect {
+            dialect::REALM => 1 << (rsi::IPA_BITS - 1),
+            dialect::TDX => 1 << (arch::machine::ipa_bits() - 1),
+            _ => 0,
+        }
     }
 
     /// Loads a frame.
@@ -127,7 +131,11 @@ impl<'w> Guest<'w> {
 
     /// The way in which guests of this dialect make calls.
     pub fn conduit(&self) -> Conduit {
-        if self.config.dialect == dialect::REALM { Conduit::Smc } else { Conduit::Hvc }
+        match self.config.dialect {
+            dialect::REALM => Conduit::Smc,
+            dialect::TDX => Conduit::Tdcall,
+            _ => Conduit::Hvc,
+        }
     }
 
     /// A guest call, as instructions. Registers that it does not name hold rubbish, so that results that were never
@@ -215,7 +223,9 @@ impl<'w> Guest<'w> {
     /// Makes a page shared or private by the guest's own call, and asserts that it worked.
     #[track_caller]
     pub fn share(&self, ipa: u64, shared: bool) {
-        if self.config.dialect == dialect::REALM {
+        if self.config.dialect == dialect::TDX {
+            self.td_share(ipa, shared);
+        } else if self.config.dialect == dialect::REALM {
             let ripas = if shared { rsi::RIPAS_EMPTY } else { rsi::RIPAS_RAM };
             assert_eq!(self.call(&[rsi::IPA_STATE_SET, ipa, ipa + FRAME_SIZE, ripas])[..3], [0, ipa + FRAME_SIZE, 0]);
         } else {

@@ -7,6 +7,7 @@ pub mod calls_md;
 pub mod fuzz;
 mod guest;
 mod noise;
+pub mod td;
 mod world;
 
 pub use guest::Guest;

@@ -188,17 +188,21 @@ impl World {
 
     /// The usual configuration: 32 MiB of RAM from 1 GiB on, interrupt controller below.
     pub fn config(dialect: u64, vcpus: u64) -> VmConfig {
+        // A TD's is in registers.
+        let (gicd_base, gicr_base) = if dialect == dialect::TDX { (0, 0) } else { (0x0800_0000, 0x080A_0000) };
         VmConfig {
             dialect,
             vcpu_count: vcpus,
             ram_base: 0x4000_0000,
             ram_size: 0x0200_0000,
-            gicd_base: 0x0800_0000,
-            gicr_base: 0x080A_0000,
+            gicd_base,
+            gicr_base,
         }
     }
 
-    /// Both dialects.
+    /// All dialects.
+    pub const ALL_DIALECTS: [u64; 3] = [dialect::PKVM, dialect::REALM, dialect::TDX];
+    /// The dialects whose guests call by SMCCC.
     pub const DIALECTS: [u64; 2] = [dialect::PKVM, dialect::REALM];
 
     /// A frame with a configuration in it.

@@ -259,6 +259,22 @@ fn too_little_memory_is_said_and_not_assumed() {
 }
 
 #[test]
+fn wiping_at_boot_leaves_out_what_is_in_use_and_nothing_else() {
+    let mut info = World::boot_info();
+    let (bundle, firmware) = (0x4100_0000..0x4100_0800, 0x8000_3000..0x8000_5000);
+    info.machine.initrd = Some(bundle.clone());
+    info.machine.reserved.push(firmware.clone());
+    let mut wiped = Vec::new();
+    let bytes = boot::wipe(&info, &mut |range| wiped.push(range.clone())).expect("a good machine");
+    assert_eq!(bytes, wiped.iter().map(|range| range.end - range.start).sum::<u64>());
+    for frame in RAM.into_iter().flat_map(|range| range.step_by(0x1000)) {
+        let used = [&info.image, &info.memory, &bundle, &firmware].iter().any(|range| range.contains(&frame));
+        let count = wiped.iter().filter(|range| range.contains(&frame)).count();
+        assert_eq!(count, usize::from(!used), "{frame:#x}");
+    }
+}
+
+#[test]
 fn the_host_is_put_where_nothing_else_is() {
     let archive = archive(&kernel(1 << 20, 0x8_0000));
     let mut tree = tree(&[(RAM[0].start, RAM[0].end - RAM[0].start), (RAM[1].start, RAM[1].end - RAM[1].start)]);

@@ -2,7 +2,8 @@
 //! in the middle is its own business; in the end everything has to add up.
 
 use abi::host::*;
-use abi::run::exit;
+use abi::run::{FAILURE, exit, failure};
+use abi::tdx::{self, register::*};
 use abi::{FRAME_SIZE, pkvm, psci, rsi};
 use arch::machine::{Instruction, set_cpu};
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -33,12 +34,13 @@ fn museum_11_run_against_destroy_and_reclaim() {
                 guest.program(index, (0..2000).flat_map(|_| guest.instructions(&[psci::VERSION])));
             }
             let handle = guest.handle;
+            let guest = &guest;
             let over = AtomicBool::new(false);
             let run = |index| {
                 move |_: &mut Noise<'_>| {
                     loop {
                         match world.call(VCPU_RUN, [handle, index]) {
-                            (OK, [exit::FAILED, ..]) => {}
+                            (OK, [exit::FAILED, ..]) => assert_eq!(guest.word(index, FAILURE), failure::DESTROYED),
                             (OK, [reason, ..]) => assert!([exit::INTERRUPT, exit::WAIT].contains(&reason), "{reason}"),
                             (BUSY | STATE, _) => {}
                             (NO_SUCH, _) => break,
@@ -89,11 +91,13 @@ fn a_vcpu_never_runs_on_two_cpus() {
 
 #[test]
 fn b2_conversions_against_donations_pins_and_interrupts() {
-    for dialect in World::DIALECTS {
+    for dialect in World::ALL_DIALECTS {
         let world = World::new();
         let guest = Guest::sealed(&world, dialect, 2);
-        let on = [psci::CPU_ON, 1, guest.ipa(0), 0];
-        assert_eq!(guest.does(0, guest.instructions(&on)), exit::CPU_ON);
+        if dialect != dialect::TDX {
+            let on = [psci::CPU_ON, 1, guest.ipa(0), 0];
+            assert_eq!(guest.does(0, guest.instructions(&on)), exit::CPU_ON);
+        }
         let pages: Vec<u64> = (1..9).map(|n| guest.donate(guest.ipa(n))).collect();
         let convert = |index: u64| {
             let guest = &guest;
@@ -101,11 +105,20 @@ fn b2_conversions_against_donations_pins_and_interrupts() {
                 for _ in 0..300 {
                     let (ipa, shared) = (guest.ipa(1 + noise.below(12)), noise.one_in(2));
                     let call = match (dialect, shared) {
-                        (dialect::PKVM, true) => vec![pkvm::MEM_SHARE, ipa, 0, 0],
-                        (dialect::PKVM, false) => vec![pkvm::MEM_UNSHARE, ipa, 0, 0],
-                        (_, shared) => vec![rsi::IPA_STATE_SET, ipa, ipa + FRAME_SIZE, u64::from(!shared)],
+                        (dialect::PKVM, true) => guest.instructions(&[pkvm::MEM_SHARE, ipa, 0, 0]),
+                        (dialect::PKVM, false) => guest.instructions(&[pkvm::MEM_UNSHARE, ipa, 0, 0]),
+                        (dialect::TDX, _) if noise.one_in(3) => {
+                            Guest::td(&[(RAX, tdx::leaf::MEM_PAGE_ACCEPT), (RCX, ipa)])
+                        }
+                        (dialect::TDX, shared) => {
+                            let start = ipa | if shared { guest.alias() } else { 0 };
+                            Guest::td_vm(tdx::vmcall::MAP_GPA, &[(R12, start), (R13, FRAME_SIZE)])
+                        }
+                        (_, shared) => {
+                            guest.instructions(&[rsi::IPA_STATE_SET, ipa, ipa + FRAME_SIZE, u64::from(!shared)])
+                        }
                     };
-                    guest.program(index, guest.instructions(&call));
+                    guest.program(index, call);
                     match guest.run(index) {
                         exit::WAIT | exit::INTERRUPT => {}
                         exit::MEMORY_FAULT => guest.vcpu(index, |vcpu| {
@@ -143,6 +156,29 @@ fn b2_conversions_against_donations_pins_and_interrupts() {
         guest.end();
         world.check_empty();
     }
+}
+
+#[test]
+fn a_page_is_accepted_by_one_vcpu_only() {
+    let world = &World::new();
+    let guest = &Guest::sealed(world, dialect::TDX, 2);
+    let accept = Guest::td(&[(RAX, tdx::leaf::MEM_PAGE_ACCEPT), (RCX, guest.ipa(1))]);
+    guest.donate(guest.ipa(1));
+    for round in 0..100 {
+        guest.share(guest.ipa(1), true);
+        assert_eq!(guest.map_gpa(guest.ipa(1), FRAME_SIZE).0, tdx::vmcall::SUCCESS);
+        let run = |index| {
+            let accept = accept.clone();
+            move |_: &mut Noise<'_>| assert_eq!(guest.does(index, accept.clone()), exit::WAIT)
+        };
+        cpus(&[&run(0), &run(1)]);
+        let mut answers = [0, 1].map(|index| guest.gprs(index)[RAX]);
+        answers.sort_unstable();
+        assert_eq!(answers, [tdx::status::SUCCESS, tdx::status::PAGE_ALREADY_ACCEPTED], "round {round}");
+    }
+    world.check();
+    guest.end();
+    world.check_empty();
 }
 
 #[test]

@@ -44,5 +44,8 @@ targets! {
     rsi_version rsi_features rsi_measurement_read rsi_measurement_extend rsi_realm_config rsi_ipa_state_set
     rsi_ipa_state_get rsi_host_call
     psci_cpu_on psci_cpu_off psci_affinity_info psci_features smccc_arch_features psci_system_off
-    abort any_host any_guest
+    tdg_vp_info tdg_mr_rtmr_extend tdg_vp_veinfo_get tdg_mr_report tdg_mem_page_accept tdg_vm_rd tdg_vm_wr
+    tdvmcall_cpuid tdvmcall_hlt tdvmcall_io tdvmcall_rdmsr tdvmcall_wrmsr tdvmcall_mmio tdvmcall_get_info tdvmcall_map_gpa
+    tdvmcall_get_quote tdvmcall_report_fatal_error tdvmcall_setup_event_notify
+    abort any_host any_guest any_td
 }

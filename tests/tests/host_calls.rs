@@ -142,6 +142,26 @@ fn vm_create_half_way_gives_back_what_it_took_even_with_an_interrupt_pending() {
 }
 
 #[test]
+fn vm_create_that_runs_out_of_pool_half_way_leaves_nothing_behind() {
+    let world = World::with_little_pool();
+    let handle = world.create(&World::config(dialect::PKVM, 1), 16);
+    // The metadata lies across two blocks, of which only the first is split when the pool is used up. The lowest blocks of
+    // the machine are left alone, so that the two are far from where a search would begin.
+    let (second, first) = (world.block(), world.block());
+    let config = world.config_page(&World::config(dialect::REALM, 1));
+    world.ok(VM_DONATE, [handle, first, 0x4000_0000, 1]);
+    let used_up = (1..6).any(|n| world.call(VM_DONATE, [handle, world.block(), 0x4000_0000 + n * FRAME_SIZE, 1]).0 == NO_POOL);
+    assert!(used_up, "the pool lasts for ever");
+    let meta = second - 2 * FRAME_SIZE;
+    for pending in [false, true] {
+        world.postern.core.machine.interrupt.store(pending, Relaxed);
+        assert_eq!(world.refusal(VM_CREATE, [config, meta, 4]), NO_POOL);
+        assert!((0..4).all(|n| world.frame(meta + n * FRAME_SIZE).0 == frame::HOST), "interrupt pending: {pending}");
+        world.check();
+    }
+}
+
+#[test]
 fn as_many_vms_as_there_are_slots() {
     let world = World::new();
     let config = world.config_page(&World::config(dialect::PKVM, 1));

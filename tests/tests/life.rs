@@ -7,7 +7,7 @@ use tests::{Guest, World};
 
 #[test]
 fn a_vm_lives_and_all_its_frames_come_back_wiped() {
-    for dialect in World::DIALECTS {
+    for dialect in World::ALL_DIALECTS {
         let world = World::new();
         let guest = Guest::sealed(&world, dialect, 2);
         world.check();

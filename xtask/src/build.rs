@@ -1,8 +1,9 @@
 //! Builds the bare-metal programs and turns each into the flat image that boots.
 
+use crate::arch::Arch;
 use crate::paths;
 use crate::progress::Step;
-use crate::setup::toolchain::{TARGET, Toolchain};
+use crate::setup::toolchain::Toolchain;
 use anyhow::{Context, Result, bail};
 use elf::ElfBytes;
 use elf::abi::PT_LOAD;
@@ -15,9 +16,9 @@ use std::process::{Command, Stdio};
 /// Largest flat image taken for sane.
 const IMAGE_MAX: u64 = 64 << 20;
 
-/// The flat images of one build.
+/// The images of one build, all for one architecture.
 pub struct Images {
-    /// The hypervisor, an arm64 `Image`.
+    /// The hypervisor: an arm64 `Image`, or a Multiboot2 kernel for x86-64.
     pub postern: PathBuf,
     folder: PathBuf,
 }
@@ -40,13 +41,25 @@ pub fn all(toolchain: &Toolchain) -> Result<Images> {
     let step = Step::start("build");
     cargo(toolchain, &["--package", "hypervisor", "--bin", "postern"], &step)?;
     cargo(toolchain, &["--package", "payloads", "--bins"], &step)?;
-    let out = folder.join(TARGET).join("release");
-    let postern = flatten(&out.join("postern"), &folder.join("postern.bin"))?;
+    let out = folder.join(toolchain.arch().target()).join("release");
+    let folder = folder.join(toolchain.arch().name());
+    let postern = match toolchain.arch() {
+        Arch::Aarch64 => flatten(&out.join("postern"), &folder.join("postern.bin"))?,
+        // GRUB reads the program headers itself.
+        Arch::X86_64 => copy(&out.join("postern"), &folder.join("postern"))?,
+    };
     for program in payload_names()? {
         flatten(&out.join(&program), &folder.join(format!("{program}.bin")))?;
     }
     drop(step);
     Ok(Images { postern, folder })
+}
+
+/// Builds the UEFI application.
+pub fn application(toolchain: &Toolchain) -> Result<PathBuf> {
+    let step = Step::start("build");
+    cargo(toolchain, &["--package", "postern-uefi"], &step)?;
+    Ok(paths::bare().join(toolchain.arch().uefi_target()).join("release/postern-uefi.efi"))
 }
 
 fn cargo(toolchain: &Toolchain, arguments: &[&str], step: &Step) -> Result<()> {
@@ -95,6 +108,13 @@ fn payload_names() -> Result<Vec<String>> {
         files.flatten().filter_map(|e| Some(e.path().file_stem()?.to_str()?.to_owned())).collect();
     names.sort();
     Ok(names)
+}
+
+/// A program as the linker made it.
+fn copy(program: &Path, image: &Path) -> Result<PathBuf> {
+    let bytes = fs::read(program).with_context(|| format!("the build made no {}", program.display()))?;
+    crate::bundle::write_if_changed(image, &bytes)?;
+    Ok(image.to_owned())
 }
 
 /// Writes what a loader would have in memory after loading `program`: its segments, from the lowest address on.

@@ -1,10 +1,10 @@
 //! `cargo xtask demo`: a Debian guest and a host that is not to see its memory, told step by step.
 
+use crate::arch::{Arch, Dialect};
 use crate::machine::{Event, Session};
 use crate::paths;
 use crate::run::Workbench;
 use crate::scenarios::{End, Guest, PLAIN, Scenario};
-use crate::setup::Dialect;
 use crate::{bundle, stage, svg, terminal};
 use anyhow::{Result, bail};
 use std::io::IsTerminal;
@@ -38,16 +38,16 @@ const SCENE: Scenario = Scenario {
 /// Plays the demo.
 pub fn run() -> Result<()> {
     let stop = terminal::stop_flag();
-    let bench = Workbench::prepare(&[Dialect::Realm])?;
+    let bench = Workbench::prepare(Arch::Aarch64, &[Dialect::Realm])?;
     let machine = stage::machine(&bench, &SCENE)?;
     let colours = Colours::new();
-    println!(
+    say!(
         "{}",
         colours.bold(
             "Postern boots first, then a host it does not trust, then a guest that the host may run but not read."
         )
     );
-    println!();
+    say!("");
     let mut seen = Vec::new();
     let mut map = svg::Map::default();
     let mut log = String::new();
@@ -64,7 +64,7 @@ pub fn run() -> Result<()> {
                 console.push_str(line);
                 console.push('\n');
                 if line.starts_with("guest: ") || line.starts_with("postern-guest: ") || line.contains("RME: ") {
-                    println!("  {}", colours.dim(&format!("guest console | {line}")));
+                    say!("  {}", colours.dim(&format!("guest console | {line}")));
                 }
             }
             Event::Console(_) => {}
@@ -77,14 +77,14 @@ pub fn run() -> Result<()> {
     let picture = folder.join("memory-map.svg");
     bundle::write_if_changed(&picture, map.render().as_bytes())?;
 
-    println!();
+    say!("");
     let observed = |name: &str| seen.iter().any(|s| s == name);
     for (name, text) in REQUIRED {
         let mark = if observed(name) { colours.good("observed    ") } else { colours.bad("NOT OBSERVED") };
-        println!("{mark}  {text}");
+        say!("{mark}  {text}");
     }
     let phases = map.phases();
-    println!("\nWho owned the memory before, during and after: {}", picture.display());
+    say!("\nWho owned the memory before, during and after: {}", picture.display());
     if !verdict.is_ok() {
         bail!("the demo did not end well: {verdict} (log: {})", folder.join("host.log").display());
     }
@@ -103,7 +103,7 @@ fn narrate(line: &str, colours: &Colours, seen: &mut Vec<String>, map: &mut svg:
         seen.push(name.trim().to_owned());
     } else if let Some(text) = line.strip_prefix("demo: ") {
         let (step, text) = text.split_once(": ").unwrap_or(("", text));
-        println!("{} {text}", colours.step(&format!("{step:>14}")));
+        say!("{} {text}", colours.step(&format!("{step:>14}")));
     } else if let Some(run) = line.strip_prefix("map: ") {
         map.add(run);
     }

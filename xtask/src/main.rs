@@ -1,10 +1,18 @@
 //! Everything around Postern that is not Postern: `cargo xtask --help` lists it.
 
+// First, for its macro.
+#[macro_use]
+mod terminal;
+
+mod arch;
 mod bench;
 mod build;
 mod bundle;
+mod check;
 mod cpio;
 mod demo;
+mod firmware;
+mod image;
 mod lint;
 mod machine;
 mod paths;
@@ -14,18 +22,24 @@ mod scenarios;
 mod setup;
 mod stage;
 mod svg;
-mod terminal;
 mod test;
 mod verdict;
 
 use anyhow::{Result, anyhow};
-use clap::{Parser, Subcommand};
+use arch::Arch;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
+
+/// Exit status after standard output was closed, as a shell reports of a program that SIGPIPE ended.
+const NOBODY_READS: u8 = 128 + 13;
 
 /// Builds, runs, shows and tests Postern.
 ///
 /// What is missing (emulator, guest kernels, bare-metal `core`) is fetched from Debian the first time, into a cache folder
 /// ($POSTERN_CACHE, else ~/.cache/postern); later runs need no network. Start with `cargo xtask demo`.
+///
+/// Exit status of all commands: 0 when all went well, 1 when something failed, 2 when the command line is wrong.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
 struct Cli {
@@ -37,29 +51,32 @@ struct Cli {
 enum Task {
     /// Fetch and build what the other commands need, and say where it is.
     ///
-    /// The other commands do this by themselves. Environment: POSTERN_CACHE names the cache folder, POSTERN_QEMU an emulator,
-    /// POSTERN_MIRROR a Debian mirror (default: the one this machine's apt uses).
-    Setup {
-        /// Read everything in the cache and compare checksums.
-        #[arg(long)]
-        verify: bool,
-        /// Forget what is there and get the newest of everything.
-        #[arg(long)]
-        refresh: bool,
+    /// The other commands do this by themselves. Environment: POSTERN_CACHE names the cache folder, POSTERN_QEMU and POSTERN_BOCHS
+    /// emulators, POSTERN_MIRROR a Debian mirror (default: the one this machine's apt uses).
+    Setup(setup::Options),
+    /// Build the hypervisor and the test payloads for bare metal, and say where Postern's image is.
+    Build {
+        /// Architecture to build for.
+        #[arg(long, value_enum, default_value_t = Arch::Aarch64)]
+        arch: Arch,
     },
-    /// Build the hypervisor and the test payloads for bare metal.
-    Build,
     /// Boot a kernel and initrd as a protected guest, its console on standard input and output.
     ///
     /// Examples:
     ///   cargo xtask run                                  a shell in Debian's kernel, as a realm
     ///   cargo xtask run --dialect pkvm --cpus 4
+    ///   cargo xtask run --arch x86_64                    the same in Debian's x86-64 kernel, as a TDX guest
     ///   cargo xtask run --kernel Image --initrd rootfs.cpio.gz --cmdline "console=ttyAMA0" --log log.txt
     ///
-    /// Exit status: 0 when the guest powered off cleanly and the host got every frame back; otherwise 1, and the last line
-    /// on standard error says why.
+    /// Standard input may be a pipe or a file: what it holds waits until the guest reads it. Its end does not end the run; let
+    /// the last line power the guest off (`exit` in the default initrd), or use --timeout.
+    ///
+    /// Exit status: 0 when the guest powered off cleanly and the host got every frame back; 2 when the command line cannot be
+    /// understood; otherwise 1. The last line on standard error says why (a `hint:` may follow).
     #[command(verbatim_doc_comment)]
     Run(Box<run::Options>),
+    /// Make a disk image (GPT, EFI system partition) that boots Postern through UEFI; docs/boot.md says more.
+    Image(image::Options),
     /// Run all tests: formatting, lints, unit and property tests, interleavings, emulator scenarios, attacks.
     ///
     /// The last line on standard output is `N passed, N failed`; the exit status is 0 only when none failed.
@@ -78,14 +95,21 @@ enum Task {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Task::Setup { verify, refresh } => setup::everything(verify, refresh),
-        Task::Build => build_all(),
-        Task::Run(options) => run::run(&options).and_then(verdict_to_result),
+        Task::Setup(options) => setup::run(options),
+        Task::Build { arch } => build_all(arch),
+        Task::Run(options) => {
+            if let Err(text) = options.dialect() {
+                Cli::command().error(ErrorKind::ArgumentConflict, text).exit();
+            }
+            run::run(&options).and_then(verdict_to_result)
+        }
+        Task::Image(options) => image::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Demo => demo::run(),
         Task::Bench { emulated_only } => bench::run(emulated_only),
     };
     match result {
+        _ if terminal::nobody_reads() => ExitCode::from(NOBODY_READS),
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -94,10 +118,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn build_all() -> Result<()> {
-    let toolchain = setup::toolchain::find(&setup::Cache::open()?)?;
+fn build_all(arch: Arch) -> Result<()> {
+    let toolchain = setup::toolchain::find(&setup::Cache::open()?, arch)?;
     let images = build::all(&toolchain)?;
-    println!("{}", images.postern.display());
+    say!("{}", images.postern.display());
     Ok(())
 }
 

@@ -1,13 +1,15 @@
 //! `cargo xtask run`: boots any kernel and initrd as a protected guest.
 
+use crate::arch::{Arch, Dialect};
 use crate::build::{self, Images};
 use crate::bundle::Bundle;
-use crate::machine::{Event, Machine, Session, VIRT};
-use crate::setup::qemu::Emulator;
-use crate::setup::{self, Cache, Dialect, initramfs};
+use crate::check;
+use crate::firmware::Firmware;
+use crate::machine::{Clock, Emulator, Event, Machine, Session, VIRT};
+use crate::setup::{self, Cache, initramfs};
 use crate::terminal;
 use crate::verdict::Verdict;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result};
 use std::fs;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -16,10 +18,6 @@ use std::time::Duration;
 
 /// Memory of the emulated machine beyond the guest's, for Postern, the host and the bundle.
 pub const HOST_MIB: u64 = 512;
-/// Memory a guest needs beyond kernel and initrd, at the very least.
-const GUEST_SPARE: u64 = 48 << 20;
-/// Largest kernel or initrd: the test host keeps both in its memory beside the guest's.
-const BOOT_FILE_MAX: u64 = 128 << 20;
 const MIB: u64 = 1 << 20;
 
 /// A protected guest in the emulator.
@@ -28,41 +26,39 @@ pub struct Options {
     /// Architecture of machine and guest.
     #[arg(long, value_enum, default_value_t = Arch::Aarch64)]
     pub arch: Arch,
-    /// Guest ABI: `realm` runs any stock Linux since 6.13, `pkvm` one built with ARM_PKVM_GUEST.
-    #[arg(long, value_enum, default_value_t = Dialect::Realm)]
-    pub dialect: Dialect,
-    /// Guest kernel, a raw arm64 `Image` [default: Debian's cloud kernel for realm, one built from Debian's source for
-    /// pkvm].
+    /// Guest ABI: `realm` (aarch64) runs any stock Linux since 6.13, `pkvm` (aarch64) one built with ARM_PKVM_GUEST, `tdx`
+    /// (x86_64) one built with INTEL_TDX_GUEST, such as Debian's [default: realm on aarch64, tdx on x86_64].
+    #[arg(long, value_enum)]
+    pub dialect: Option<Dialect>,
+    /// Guest kernel: a raw arm64 `Image` or an x86-64 `bzImage` [default: Debian's cloud kernel for realm and tdx, one built
+    /// from Debian's source for pkvm].
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
-    /// Guest initrd [default: busybox with a shell; none when --kernel is given].
+    /// Guest initrd: a cpio archive, compressed or not [default: busybox with a shell; none when --kernel is given].
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
-    /// Guest kernel command line [default: console and early console on the guest's PL011].
+    /// Guest kernel command line [default: console and early console on the guest's serial port].
     #[arg(long, value_name = "STR")]
     pub cmdline: Option<String>,
-    /// Virtual CPUs of the guest.
+    /// Virtual CPUs of the guest, 1 to 8.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=abi::host::VCPUS_MAX as i64))]
     pub cpus: u32,
-    /// Memory of the guest: a multiple of 2 MiB such as 512M or 1G.
+    /// Memory of the guest: a multiple of 2 MiB such as 512M or 1G, at most 16G (x86_64: 1536M) and at least what kernel and
+    /// initrd need.
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = size)]
     pub memory: u64,
-    /// Physical CPUs of the emulated machine.
+    /// Physical CPUs of the emulated machine, 1 to 8.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=8))]
     pub host_cpus: u32,
     /// End the run, with an error, after so many seconds [default: no limit].
     #[arg(long, value_name = "SECS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub timeout: Option<u64>,
+    /// What boots the machine.
+    #[arg(long, value_enum, default_value_t = Firmware::Direct)]
+    pub firmware: Firmware,
     /// Write the log of hypervisor and host to this file [default: standard error].
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
-}
-
-/// Architectures that Postern runs on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Arch {
-    /// arm64 with EL2, in QEMU.
-    Aarch64,
 }
 
 /// What every command that boots Postern needs.
@@ -79,15 +75,26 @@ pub struct Workbench {
 
 impl Workbench {
     /// Gets and builds everything; kernels only for the dialects named.
-    pub fn prepare(dialects: &[Dialect]) -> Result<Self> {
+    pub fn prepare(arch: Arch, dialects: &[Dialect]) -> Result<Self> {
         let cache = Cache::open()?;
-        let toolchain = setup::toolchain::find(&cache)?;
-        let emulator = setup::qemu::find(&cache)?;
+        let toolchain = setup::toolchain::find(&cache, arch)?;
+        let emulator = match arch {
+            Arch::Aarch64 => Emulator::Qemu(setup::qemu::find(&cache)?),
+            Arch::X86_64 => Emulator::Bochs(setup::bochs::find(&cache)?, setup::grub::find(&cache)?),
+        };
         let kernel = |dialect: &Dialect| Ok((*dialect, cache.guest_kernel(*dialect)?));
         let guests = dialects.iter().map(kernel).collect::<Result<_>>()?;
-        let initrd = initramfs::pack(&cache)?;
+        let initrd = initramfs::pack(&cache, arch)?;
         drop(cache);
         Ok(Workbench { emulator, images: build::all(&toolchain)?, guests, initrd })
+    }
+
+    /// Has the machine booted through firmware from now on.
+    pub fn boot_through(&mut self, firmware: Firmware, arch: Arch) -> Result<()> {
+        if let (Emulator::Qemu(qemu), Some(chain)) = (&self.emulator, firmware.prepare(arch)?) {
+            self.emulator = Emulator::Uefi(qemu.clone(), chain);
+        }
+        Ok(())
     }
 
     /// Default kernel of a dialect.
@@ -103,45 +110,79 @@ pub fn default_cmdline(dialect: Dialect) -> &'static str {
     match dialect {
         Dialect::Realm => "console=ttyAMA0 earlycon=pl011,0x8009000000",
         Dialect::Pkvm => "console=ttyAMA0",
+        Dialect::Tdx => "console=ttyS0 earlyprintk=ttyS0",
+    }
+}
+
+impl Options {
+    /// The dialect asked for, or the one of the architecture.
+    ///
+    /// # Errors
+    /// The architecture has no such guests.
+    pub fn dialect(&self) -> Result<Dialect, String> {
+        let dialect = self.dialect.unwrap_or(self.arch.default_dialect());
+        if dialect.arch() != self.arch {
+            let (name, arch) = (dialect.name(), dialect.arch().name());
+            return Err(format!("--dialect {name} is spoken by {arch} guests: add --arch {arch}"));
+        }
+        Ok(dialect)
     }
 }
 
 /// Boots the guest and gives its console to the user.
 pub fn run(options: &Options) -> Result<Verdict> {
     let stop = terminal::stop_flag();
+    let dialect = options.dialect().map_err(Error::msg)?;
     // What the user named is looked at before anything is fetched or built.
     for file in options.kernel.iter().chain(&options.initrd) {
-        check_file(file)?;
+        check::file(file)?;
+    }
+    if let Some(file) = &options.initrd {
+        check::initrd(file)?;
     }
     if let Some(kernel) = &options.kernel {
-        check_memory(kernel, options.initrd.as_deref(), options.memory)?;
+        check::memory(options.arch, kernel, options.initrd.as_deref(), options.memory)?;
+        if options.initrd.is_none() {
+            eprintln!("note: --kernel without --initrd: this guest gets no initrd");
+        }
     }
-    check_log(options.log.as_deref())?;
-    let dialects = if options.kernel.is_none() { vec![options.dialect] } else { vec![] };
-    let bench = Workbench::prepare(&dialects)?;
-    let mut bundle = Bundle { host: bench.images.payload("host")?, ..Bundle::default() };
-    bundle.set("mode", "run");
-    bundle.set("dialect", options.dialect.name());
-    bundle.set("cpus", options.cpus);
-    bundle.set("memory", options.memory);
-    let kernel = options.kernel.clone().map_or_else(|| bench.kernel(options.dialect).map(Path::to_owned), Ok)?;
-    bundle.initrd = options.initrd.clone().or_else(|| options.kernel.is_none().then(|| bench.initrd.clone()));
-    check_memory(&kernel, bundle.initrd.as_deref(), options.memory)?;
-    bundle.kernel = Some(kernel);
-    bundle.cmdline = Some(options.cmdline.clone().unwrap_or_else(|| default_cmdline(options.dialect).into()));
-    let file = bundle.write(&format!("run-{}", std::process::id()))?;
+    check::log(options.log.as_deref())?;
+    let dialects = if options.kernel.is_none() { vec![dialect] } else { vec![] };
+    let mut bench = Workbench::prepare(options.arch, &dialects)?;
+    bench.boot_through(options.firmware, options.arch)?;
+    let kernel = options.kernel.clone().map_or_else(|| bench.kernel(dialect).map(Path::to_owned), Ok)?;
+    let file = bundle(options, dialect, &bench, &kernel)?;
     let machine = Machine {
         kernel: bench.images.postern.clone(),
         initrd: Some(file.clone()),
         machine: VIRT,
         cpus: options.host_cpus,
         memory_mib: options.memory / MIB + HOST_MIB,
-        count_instructions: false,
+        clock: Clock::User,
         append: None,
     };
     let verdict = converse(&bench.emulator, &machine, options, &stop);
     let _ = fs::remove_file(file);
+    if matches!(&verdict, Ok(verdict) if !verdict.is_ok() && *verdict != Verdict::Interrupted)
+        && let Some(doubt) = check::doubt(dialect, &kernel)
+    {
+        eprintln!("hint: {doubt}");
+    }
     verdict
+}
+
+/// Packs the bundle of this run.
+fn bundle(options: &Options, dialect: Dialect, bench: &Workbench, kernel: &Path) -> Result<PathBuf> {
+    let mut bundle = Bundle { host: bench.images.payload("host")?, ..Bundle::default() };
+    bundle.set("mode", "run");
+    bundle.set("dialect", dialect.name());
+    bundle.set("cpus", options.cpus);
+    bundle.set("memory", options.memory);
+    bundle.initrd = options.initrd.clone().or_else(|| options.kernel.is_none().then(|| bench.initrd.clone()));
+    check::memory(options.arch, kernel, bundle.initrd.as_deref(), options.memory)?;
+    bundle.kernel = Some(kernel.to_owned());
+    bundle.cmdline = Some(options.cmdline.clone().unwrap_or_else(|| default_cmdline(dialect).into()));
+    bundle.write(&format!("run-{}", std::process::id()))
 }
 
 /// Joins the user's terminal, or pipes, to the guest's console until the session ends.
@@ -158,14 +199,13 @@ fn converse(
     let session = Session::start(emulator, machine)?;
     let raw = terminal::RawMode::enter();
     terminal::forward_stdin(session.keyboard(), raw.is_some(), Arc::clone(stop));
-    let mut stdout = std::io::stdout().lock();
     let mut column = 0;
     let limit = options.timeout.map(Duration::from_secs);
     let verdict = session.follow(limit, stop, |event, _| match event {
         Event::Log(line) => writeln!(log, "{line}").is_ok(),
         Event::Console(bytes) => {
             column = bytes.iter().rev().take_while(|byte| **byte != b'\n').count();
-            stdout.write_all(bytes).and_then(|()| stdout.flush()).is_ok()
+            terminal::pass_on(bytes)
         }
         Event::ConsoleLine(_) => true,
     });
@@ -178,52 +218,6 @@ fn converse(
         record.iter().for_each(|line| eprintln!("{line}"));
     }
     Ok(verdict)
-}
-
-/// Refuses what cannot be booted for want of content or rights.
-fn check_file(file: &Path) -> Result<()> {
-    let meta = fs::metadata(file).with_context(|| format!("{} cannot be read", file.display()))?;
-    if !meta.is_file() || meta.len() == 0 {
-        bail!("{} is not a file with content", file.display());
-    }
-    if meta.len() > BOOT_FILE_MAX {
-        bail!("{} is larger than {} MiB", file.display(), BOOT_FILE_MAX / MIB);
-    }
-    fs::File::open(file).with_context(|| format!("{} cannot be read", file.display()))?;
-    Ok(())
-}
-
-/// Refuses a guest memory that the kernel and initrd would not even fit into.
-fn check_memory(kernel: &Path, initrd: Option<&Path>, memory: u64) -> Result<()> {
-    // The initrd is there twice, packed and unpacked, before the guest can free the packed one.
-    let packed = initrd.map_or(Ok(0), |file| fs::metadata(file).map(|meta| meta.len()))?;
-    let needed = image_size(kernel)? + 2 * packed + GUEST_SPARE;
-    if needed > memory {
-        let least = needed.div_ceil(2 * MIB) * 2;
-        bail!("--memory {}M is too little: this kernel and initrd need at least {least}M", memory / MIB);
-    }
-    Ok(())
-}
-
-/// Bytes that an arm64 `Image` needs in memory, its uninitialised data included.
-fn image_size(file: &Path) -> Result<u64> {
-    let bytes = fs::read(file)?;
-    if bytes.starts_with(&[0x1f, 0x8b]) {
-        bail!("{} is compressed; unpack it first (`zcat FILE > Image`)", file.display());
-    }
-    match loader::image::parse(&bytes, "kernel") {
-        Ok(image) => Ok(image.text_offset + image.size),
-        Err(_) => bail!("{} is not a raw arm64 kernel Image (arch/arm64/boot/Image)", file.display()),
-    }
-}
-
-fn check_log(log: Option<&Path>) -> Result<()> {
-    let Some(file) = log else { return Ok(()) };
-    let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if file.is_dir() || !folder.is_dir() {
-        bail!("--log {}: there is no such folder", file.display());
-    }
-    Ok(())
 }
 
 /// `512M`, `1G` or bytes.
@@ -250,6 +244,28 @@ fn size(text: &str) -> std::result::Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dialects_belong_to_architectures() {
+        use clap::Parser;
+        #[derive(Parser)]
+        struct Line {
+            #[command(flatten)]
+            options: Options,
+        }
+        let dialect = |words: &[&str]| {
+            let line = Line::try_parse_from(["x"].iter().chain(words)).map_err(|error| error.to_string())?;
+            line.options.dialect()
+        };
+        assert_eq!(dialect(&[]), Ok(Dialect::Realm));
+        assert_eq!(dialect(&["--dialect", "pkvm"]), Ok(Dialect::Pkvm));
+        assert_eq!(dialect(&["--arch", "x86_64"]), Ok(Dialect::Tdx));
+        assert!(dialect(&["--dialect", "tdx"]).unwrap_err().contains("--arch x86_64"));
+        assert!(dialect(&["--arch", "x86_64", "--dialect", "realm"]).is_err());
+        for bad in [["--cpus", "0"], ["--cpus", "9"], ["--host-cpus", "9"], ["--memory", "3M"], ["--timeout", "0"]] {
+            assert!(dialect(&bad).is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn sizes() {

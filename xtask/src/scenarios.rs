@@ -1,7 +1,7 @@
 //! The emulator scenarios as data: one boot each, a hard timeout, and what must be seen. Ring 4 shows that things work,
 //! ring 5 that attacks and mistakes are refused.
 
-use crate::setup::Dialect;
+use crate::arch::Dialect;
 
 /// What runs as the guest.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub enum End {
     Reason(&'static str),
     /// The guest's kernel panics with a text that contains this.
     Panic(&'static str),
+    /// Postern crashes, and its record contains this.
+    Crash(&'static str),
     /// The emulator ends by itself, without Postern's marker.
     PowerOff,
 }
@@ -127,6 +129,10 @@ pub const PLAIN: Scenario = Scenario {
 /// A boot that Postern has to refuse with one clear line.
 const REFUSED: Scenario = Scenario { ring: 5, memory_mib: 128, timeout: 30, ..PLAIN };
 
+/// A session that Postern's own death ends.
+const CRASH: Scenario =
+    Scenario { ring: 5, mode: "crash", console: &[], at_least: &[], never: &["POSTERN-END"], timeout: 30, ..TINY };
+
 const TINY: Scenario = Scenario {
     guest: Guest::Tiny,
     memory_mib: 128,
@@ -167,6 +173,14 @@ pub const ALL: &[Scenario] = &[
         proves: "the guest's console carries a dialogue with a shell",
         dialogue: &[("/ # ", "echo $((6 * 7))-works\n"), ("42-works", "exit\n")],
         console: &["postern-guest: up", "42-works"],
+        ..PLAIN
+    },
+    Scenario {
+        name: "early-input",
+        proves: "what is piped into the console before the guest is up waits until its shell reads it",
+        // An empty question is answered at once: long before Linux has set up its serial port.
+        dialogue: &[("", "echo $((6 * 7))-was-early\nexit\n")],
+        console: &["42-was-early"],
         ..PLAIN
     },
     Scenario {
@@ -279,6 +293,42 @@ pub const ALL: &[Scenario] = &[
         guest: Guest::Garbage,
         end: End::Reason("kernel"),
         ..PLAIN
+    },
+    Scenario {
+        name: "endings",
+        proves: "guests that end badly, one after the other, and a guest's other vCPUs stop although the host does nothing",
+        ring: 5,
+        mode: "endings",
+        cpus: 2,
+        console: &[],
+        log: &["ending: pass siblings-stop-off", "ending: pass siblings-stop-destroyed"],
+        at_least: &[],
+        never: &["ending: FAIL", "guest: FAIL"],
+        timeout: 90,
+        ..TINY
+    },
+    Scenario {
+        name: "crash-panic",
+        proves: "a panic of Postern's ends in the crash record and stops the machine",
+        config: &[("postern.crash", "panic")],
+        end: End::Crash("a panic on purpose"),
+        ..CRASH
+    },
+    Scenario {
+        name: "crash-abort",
+        proves: "so does an access to an address that Postern has no translation for",
+        config: &[("postern.crash", "abort")],
+        // Data abort from EL2 itself, translation fault at level 0, a read (Arm ARM, ESR_EL2).
+        end: End::Crash("ESR 0x96000004 (class 0x25)"),
+        ..CRASH
+    },
+    Scenario {
+        name: "crash-stack",
+        proves: "so does a stack that grows into its guard page",
+        config: &[("postern.crash", "stack")],
+        // The same from a write, at level 3: the guard page.
+        end: End::Crash("ESR 0x96000047 (class 0x25)"),
+        ..CRASH
     },
     Scenario {
         name: "boot-no-bundle",

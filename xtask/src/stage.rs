@@ -1,12 +1,12 @@
 //! Plays one scenario in the emulator and judges it.
 
+use crate::arch::Dialect;
 use crate::bundle::{self, Bundle};
 use crate::cpio::Archive;
-use crate::machine::{Event, Machine, Session};
+use crate::machine::{Clock, Event, Machine, Session};
 use crate::paths;
 use crate::run::{Workbench, default_cmdline};
 use crate::scenarios::{End, Flaw, Guest, Scenario};
-use crate::setup::Dialect;
 use crate::verdict::Verdict;
 use anyhow::Result;
 use std::fs;
@@ -48,7 +48,7 @@ pub fn machine(bench: &Workbench, scenario: &Scenario) -> Result<Machine> {
         machine: scenario.machine,
         cpus: scenario.host_cpus,
         memory_mib: scenario.memory_mib + scenario.host_mib,
-        count_instructions: false,
+        clock: Clock::Free,
         append: None,
     };
     if scenario.guest == Guest::Bare {
@@ -149,6 +149,7 @@ fn judge(scenario: &Scenario, transcript: &Transcript, verdict: &Verdict) -> Res
         (End::Ok, Verdict::Ok) => true,
         (End::Reason(text), Verdict::Ended(reason)) => reason.contains(text),
         (End::Panic(text), Verdict::Panic(reason)) => reason.contains(text),
+        (End::Crash(text), Verdict::Crash(record)) => record.iter().any(|line| line.contains(text)),
         (End::PowerOff, Verdict::Died(reason)) => !reason.starts_with("exit") && !reason.starts_with("signal"),
         _ => false,
     };

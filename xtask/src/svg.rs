@@ -11,11 +11,11 @@ pub const PHASES: [(&str, &str); 3] = [
 
 /// States in the order in which a cell stacks them, with colours that differ in brightness too, and what they mean.
 const STATES: [(&str, &str, &str); 5] = [
-    ("postern", "#4a148c", "Postern itself"),
+    ("postern", "#4a148c", "the hypervisor itself"),
     ("meta", "#8e63ce", "a guest's tables, paid by the host"),
-    ("private", "#c62828", "guest, private: nobody else can reach it"),
-    ("shared", "#f9a825", "guest, shared with the host"),
-    ("host", "#a5d6a7", "host"),
+    ("private", "#c62828", "a guest's, nobody else reaches it"),
+    ("shared", "#f9a825", "a guest's, open to the host"),
+    ("host", "#a5d6a7", "the host's own"),
 ];
 
 const COLUMNS: usize = 64;
@@ -149,13 +149,14 @@ impl Map {
 }
 
 fn legend(svg: &mut String, top: usize, first: u64, last: u64, slice: u64) {
-    for (index, (_, colour, meaning)) in STATES.iter().enumerate() {
+    for (index, (name, colour, meaning)) in STATES.iter().enumerate() {
         let (x, y) = (MARGIN + index % 3 * 300, top + index / 3 * 24);
         let _ = writeln!(
             svg,
             "<rect x=\"{x}\" y=\"{y}\" width=\"14\" height=\"14\" fill=\"{colour}\" stroke=\"#444444\"/>"
         );
-        let _ = writeln!(svg, "<text x=\"{}\" y=\"{}\">{meaning}</text>", x + 20, y + 12);
+        // The captions count by these names.
+        let _ = writeln!(svg, "<text x=\"{}\" y=\"{}\">{name}: {meaning}</text>", x + 20, y + 12);
     }
     let _ = writeln!(
         svg,
@@ -186,6 +187,9 @@ mod tests {
         assert_eq!(cells[1023], [0, 0, 0, 1 << 20, 0]);
         assert_eq!(map.totals(1), "private 256 KiB, shared 1022.8 MiB, host 1.0 MiB");
         let svg = map.render();
+        for (name, _, meaning) in STATES {
+            assert!(svg.contains(&format!(">{name}: {meaning}<")), "the legend explains the captions' {name}");
+        }
         assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n"));
         assert_eq!(
             svg.matches("<rect").count(),

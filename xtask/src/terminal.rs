@@ -2,9 +2,40 @@
 
 use crate::machine::Keyboard;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
-use std::io::{IsTerminal, Read};
+use std::io::{IsTerminal, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Set when whoever read standard output has gone.
+static GONE: AtomicBool = AtomicBool::new(false);
+
+/// Prints a line on standard output, as `println!` does, but no longer once nobody reads it: `xtask demo | head -1` ends
+/// quietly then.
+macro_rules! say {
+    ($($text:tt)*) => { $crate::terminal::say(format_args!($($text)*)) };
+}
+
+/// The function behind [`say!`].
+pub fn say(text: std::fmt::Arguments<'_>) {
+    let mut out = std::io::stdout().lock();
+    if !nobody_reads() && writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
+        GONE.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Passes the guest's output on; whether anybody still reads it.
+pub fn pass_on(bytes: &[u8]) -> bool {
+    let mut out = std::io::stdout().lock();
+    if out.write_all(bytes).and_then(|()| out.flush()).is_err() {
+        GONE.store(true, Ordering::Relaxed);
+    }
+    !nobody_reads()
+}
+
+/// Has somebody closed the other end of standard output?
+pub fn nobody_reads() -> bool {
+    GONE.load(Ordering::Relaxed)
+}
 
 /// Ctrl-], as in telnet and `virsh console`.
 const LEAVE: u8 = 0x1d;

@@ -1,11 +1,12 @@
 //! `cargo xtask test`: all rings, from formatting to hostile hosts in the emulator.
 
+use crate::arch::{Arch, Dialect};
 use crate::lint;
 use crate::paths;
 use crate::progress::Step;
 use crate::run::Workbench;
 use crate::scenarios::{self, Scenario};
-use crate::setup::{self, Cache, Dialect};
+use crate::setup::{self, Cache};
 use crate::stage;
 use crate::terminal;
 use anyhow::{Result, bail};
@@ -93,7 +94,7 @@ pub fn run(options: &Options) -> Result<()> {
     if options.list {
         let all = checks.iter().map(|c| (c.ring, c.name, c.proves));
         for (ring, name, proves) in all.chain(scenarios.iter().map(|s| (s.ring, s.name, s.proves))) {
-            println!("{ring}  {name:<18} {proves}");
+            say!("{ring}  {name:<18} {proves}");
         }
         return Ok(());
     }
@@ -105,7 +106,7 @@ pub fn run(options: &Options) -> Result<()> {
         }
     }
     if !scenarios.is_empty() && !stop.load(Ordering::Relaxed) {
-        match Workbench::prepare(&dialects(&scenarios)) {
+        match Workbench::prepare(Arch::Aarch64, &dialects(&scenarios)) {
             Ok(bench) => count.add(run_scenarios(&bench, &scenarios, options.jobs, &stop)),
             Err(error) => {
                 report("FAIL", "set-up", &format!("{error:#}"), Duration::ZERO);
@@ -113,7 +114,7 @@ pub fn run(options: &Options) -> Result<()> {
             }
         }
     }
-    println!("{} passed, {} failed", count.passed, count.failed);
+    say!("{} passed, {} failed", count.passed, count.failed);
     if stop.load(Ordering::Relaxed) {
         bail!("interrupted");
     }
@@ -131,7 +132,7 @@ fn dialects(scenarios: &[&Scenario]) -> Vec<Dialect> {
 }
 
 fn report(verdict: &str, name: &str, text: &str, time: Duration) {
-    println!("{verdict}  {name:<18} {text} ({:.1} s)", time.as_secs_f32());
+    say!("{verdict}  {name:<18} {text} ({:.1} s)", time.as_secs_f32());
 }
 
 fn run_check(check: &Check) -> Count {
@@ -205,7 +206,8 @@ fn clippy(step: &Step) -> Result<Count, String> {
 }
 
 fn clippy_bare(step: &Step) -> Result<Count, String> {
-    let toolchain = Cache::open().and_then(|cache| setup::toolchain::find(&cache)).map_err(|e| format!("{e:#}"))?;
+    let toolchain =
+        Cache::open().and_then(|cache| setup::toolchain::find(&cache, Arch::Aarch64)).map_err(|e| format!("{e:#}"))?;
     let mut command = cargo(&["clippy", "--quiet", "--release", "--package", "hypervisor", "--package", "payloads"]);
     command.arg("--target-dir").arg(paths::bare());
     toolchain.apply(&mut command);

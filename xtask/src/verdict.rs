@@ -99,9 +99,9 @@ impl Evidence {
         self.end.is_some() || !self.crash.is_empty() || self.panic.is_some()
     }
 
-    /// True once Postern has crashed.
-    pub fn crashed(&self) -> bool {
-        !self.crash.is_empty()
+    /// True once Postern has crashed or the guest's kernel has panicked: nothing switches the machine off then.
+    pub fn ended_badly(&self) -> bool {
+        !self.crash.is_empty() || self.panic.is_some()
     }
 
     /// The verdict, when the session ended in the way `otherwise` says if nothing seen so far explains more.

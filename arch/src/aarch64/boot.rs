@@ -5,7 +5,7 @@ use super::mmu::{self, Builder, Protection, Regime};
 use super::serial::Serial;
 use super::sysreg::{instruction, mrs};
 use super::world::HOST_FP_SIZE;
-use super::{features, gic, host, percpu, stage2, vectors};
+use super::{features, fwcfg, gic, host, percpu, stage2, vectors};
 use crate::{BootInfo, console};
 use core::sync::atomic::{AtomicU64, Ordering};
 use loader::machine::{CPUS_MAX, Machine};
@@ -60,6 +60,7 @@ fn prepare(tree: u64) -> Result<BootInfo, BootError> {
         return Err(BootError::Cpu("Postern has to be started at EL2: turn virtualisation on in firmware or emulator"));
     }
     let machine = loader::fdt::parse(blob)?;
+    fwcfg::find(blob);
     features::init()?;
     let image = entry::image();
     let taken = layout::taken(&machine, &(image[0]..image[3]), &(tree..tree + blob.len() as u64))?;

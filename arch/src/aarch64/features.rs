@@ -32,6 +32,10 @@ pub enum Feature {
     Ssbs = 1 << 10,
     /// FEAT_EVT: HCR_EL2.TID4 and friends are not used, but the bit tells that TTLBIS exist.
     Evt = 1 << 11,
+    /// FEAT_TRF: TRFCR_EL2 exists.
+    TraceFilter = 1 << 12,
+    /// FEAT_FGT2: the second set of fine-grained trap registers exists.
+    FineGrainedTraps2 = 1 << 13,
 }
 
 static FEATURES: AtomicU64 = AtomicU64::new(0);
@@ -69,6 +73,8 @@ fn read() -> u64 {
         (field(pfr0, 40, 4) != 0 || field(pfr1, 16, 4) != 0, Feature::Mpam),
         (field(pfr1, 4, 4) != 0, Feature::Ssbs),
         (field(mmfr2, 56, 4) != 0, Feature::Evt),
+        (field(dfr0, 40, 4) != 0, Feature::TraceFilter),
+        (field(mmfr0, 56, 4) >= 2, Feature::FineGrainedTraps2),
     ]
     .iter()
     .filter(|(present, _)| *present)

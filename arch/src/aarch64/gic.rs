@@ -2,8 +2,8 @@
 //! hypervisor interface (ICH registers), and the redistributor registers that would let the host aim the controller at
 //! memory (IHI 0069 sections 9.4, 12.4, 12.11).
 
-use super::percpu::PerCpu;
-use super::sysreg::{field, isb, mrs, msr};
+use super::percpu::{self, Doorbell, PerCpu};
+use super::sysreg::{field, instruction, isb, mrs, msr};
 use super::vgic::ListRegs;
 use core::sync::atomic::{AtomicU64, Ordering};
 use loader::machine::{CPUS_MAX, Machine};
@@ -20,6 +20,11 @@ const TYPER: u64 = 0x8;
 const VLPIS: u64 = 1 << 1;
 const ISENABLER0: u64 = 0x100;
 const ICENABLER0: u64 = 0x180;
+const ISPENDR0: u64 = 0x200;
+const ICPENDR0: u64 = 0x280;
+/// The hypervisor timer's interrupt doubles as a doorbell: it is enabled only while a guest runs, so that no host ever
+/// sees it ring.
+const BELL: u64 = 1 << 26;
 
 /// RD frames of the redistributors, by CPU found; the host reaches them only through [`host_access`].
 static FRAMES: [AtomicU64; CPUS_MAX] = [const { AtomicU64::new(0) }; CPUS_MAX];
@@ -76,20 +81,28 @@ pub fn init_cpu(cpu: &PerCpu) -> Result<(), BootError> {
     let mpidr = mrs!("mpidr_el1");
     let affinity = field(mpidr, 32, 8) << 24 | mpidr & 0xff_ffff;
     let frame = frames().find(|at| read32(at + TYPER + 4) == affinity);
-    cpu.gicr_sgi.set(frame.ok_or(BootError::Node("redistributor for each CPU"))? + FRAME);
+    let frame = frame.ok_or(BootError::Node("redistributor for each CPU"))?;
+    cpu.doorbell.gicr_sgi.store(frame + FRAME, Ordering::Relaxed);
     // SRE, DFB, DIB, Enable: system registers here, and the host may use them too (IHI 0069 section 12.2.22).
     msr!("icc_sre_el2", 0xf);
     isb();
     msr!("ich_hcr_el2", 0);
+    // ICH_VTR_EL2: ListRegs + 1, and 2^(PREbits - 5).
+    let vtr = mrs!("ich_vtr_el2");
+    let lists = field(vtr, 0, 5) as usize + 1;
+    cpu.interface.set((lists, 1 << (field(vtr, 26, 3) as usize + 1).saturating_sub(5).min(2)));
+    // Unknown at reset; from here on they are empty while no guest runs.
+    write_list(lists, &[0; 16]);
     Ok(())
 }
 
 /// Enables Postern's own private interrupts on this CPU while a guest runs; not the virtual timer's when its output is
 /// high and the guest has been told.
 pub fn borrow_ppis(cpu: &PerCpu, timer_high: bool) {
-    cpu.host_ppis.set(read32(cpu.gicr_sgi.get() + ISENABLER0) & BORROWED);
-    let wanted = if timer_high { BORROWED & !TIMER } else { BORROWED };
-    set_enabled(cpu, wanted);
+    let host = read32(cpu.doorbell.gicr_sgi.load(Ordering::Relaxed) + ISENABLER0) & BORROWED;
+    cpu.host_ppis.set(host);
+    cpu.guest_ppis.set(host);
+    set_enabled(cpu, if timer_high { BORROWED & !TIMER } else { BORROWED });
 }
 
 /// Puts them back as the host had them.
@@ -99,13 +112,18 @@ pub fn return_ppis(cpu: &PerCpu) {
 
 /// Enables or disables the physical interrupt of the virtual timer.
 pub fn set_timer_interrupt(cpu: &PerCpu, enabled: bool) {
-    let others = read32(cpu.gicr_sgi.get() + ISENABLER0) & BORROWED & !TIMER;
+    let others = cpu.guest_ppis.get() & !TIMER;
     set_enabled(cpu, if enabled { others | TIMER } else { others });
 }
 
+/// Goes from what is enabled by Postern's own account, because reading a redistributor is slow; a host that changes it
+/// meanwhile from another CPU takes interrupts from nobody but itself and its guests.
 fn set_enabled(cpu: &PerCpu, wanted: u64) {
-    let base = cpu.gicr_sgi.get();
-    let present = read32(base + ISENABLER0) & BORROWED;
+    let present = cpu.guest_ppis.replace(wanted);
+    if wanted == present {
+        return;
+    }
+    let base = cpu.doorbell.gicr_sgi.load(Ordering::Relaxed);
     if wanted & !present != 0 {
         write32(base + ISENABLER0, wanted & !present);
     }
@@ -121,10 +139,26 @@ fn set_enabled(cpu: &PerCpu, wanted: u64) {
     }
 }
 
-/// List registers and active-priority registers that this CPU implements: (ICH_VTR_EL2.ListRegs + 1, 2^(PREbits - 5)).
-pub fn implemented() -> (usize, usize) {
-    let vtr = mrs!("ich_vtr_el2");
-    (field(vtr, 0, 5) as usize + 1, 1 << (field(vtr, 26, 3) as usize + 1).saturating_sub(5).min(2))
+/// Makes a CPU leave the guest that it runs; one that runs none leaves the next one once more than it has to.
+pub fn ring(doorbell: &Doorbell) {
+    let base = doorbell.gicr_sgi.load(Ordering::Relaxed);
+    if base == 0 {
+        return;
+    }
+    // The reason is written before the interrupt can be taken.
+    instruction!("dsb ishst");
+    write32(base + ISPENDR0, BELL);
+    // Afterwards: whoever finds the flag has the interrupt to clear. The other way round one could stay pending for ever.
+    instruction!("dsb st");
+    doorbell.rung.store(true, Ordering::Release);
+}
+
+/// Stops the bell, if it rings, before the caller looks for the reason.
+pub fn answer(doorbell: &Doorbell) {
+    if doorbell.rung.load(Ordering::Relaxed) && doorbell.rung.swap(false, Ordering::Acquire) {
+        write32(doorbell.gicr_sgi.load(Ordering::Relaxed) + ICPENDR0, BELL);
+        instruction!("dsb sy");
+    }
 }
 
 /// A pair of functions for registers that only their names number: the first `count` of them from and to a slice.
@@ -162,31 +196,40 @@ pub fn load(state: &ListRegs) {
     msr!("icc_sre_el2", 0x7);
     isb();
     msr!("ich_vmcr_el2", state.vmcr);
-    let (lists, priorities) = implemented();
+    let cpu = percpu::this();
+    let (_, priorities) = cpu.interface.get();
     write_ap0(priorities, &state.ap0r);
     write_ap1(priorities, &state.ap1r);
-    write_lists(state, lists);
+    write_lists(cpu, state);
 }
 
-/// Writes list registers and ICH_HCR only.
-pub fn write_lists(state: &ListRegs, lists: usize) {
-    write_list(lists, &state.lr);
+/// Writes list registers, unless they were empty and stay so, and ICH_HCR.
+pub fn write_lists(cpu: &PerCpu, state: &ListRegs) {
+    let used = state.is_used();
+    if used || cpu.lists_used.get() {
+        write_list(state.count, &state.lr);
+        cpu.lists_used.set(used);
+    }
     msr!("ich_hcr_el2", state.hcr);
 }
 
-/// Reads list registers only.
-pub fn read_lists(state: &mut ListRegs, lists: usize) {
-    read_list(lists, &mut state.lr);
+/// Reads list registers, unless they are empty.
+pub fn read_lists(cpu: &PerCpu, state: &mut ListRegs) {
+    if cpu.lists_used.get() {
+        read_list(state.count, &mut state.lr);
+    }
 }
 
 /// Takes a vCPU's interrupt state out of the CPU interface and turns it off.
-pub fn save(state: &mut ListRegs) {
-    let (lists, priorities) = implemented();
-    read_lists(state, lists);
+pub fn save(cpu: &PerCpu, state: &mut ListRegs) {
+    let (lists, priorities) = cpu.interface.get();
+    read_lists(cpu, state);
     state.vmcr = mrs!("ich_vmcr_el2");
     read_ap0(priorities, &mut state.ap0r);
     read_ap1(priorities, &mut state.ap1r);
-    write_list(lists, &[0; 16]);
+    if cpu.lists_used.replace(false) {
+        write_list(lists, &[0; 16]);
+    }
     msr!("ich_hcr_el2", 0);
     msr!("icc_sre_el2", 0xf);
     isb();

@@ -5,9 +5,10 @@ use super::features::{self, Feature};
 use super::idregs::{self, Reader};
 use super::sysreg::{field, isb, mrs, msr};
 use super::syndrome::{self, Fault, class, ec};
-use super::vcpu::HCR_FWB;
+use super::percpu::{self, PerCpu};
+use super::vcpu::{CNTHCTL_HOST, HCR_FWB};
 use super::vectors::{self, HostRegs};
-use super::{boot, cache, gic, inject, psci, section, stage2, tlb, vcpu, world};
+use super::{boot, cache, fwcfg, gic, inject, psci, section, stage2, tlb, world};
 use crate::{HostFault, kernel};
 use abi::{psci as numbers, smccc};
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -41,7 +42,28 @@ pub fn init_cpu() {
         msr!("s3_4_c3_c1_4", 0);
         msr!("s3_4_c3_c1_5", 0);
     }
-    restore_controls();
+    if features::has(Feature::FineGrainedTraps2) {
+        // HDFGRTR2, HDFGWTR2, HFGRTR2, HFGWTR2, HFGITR2: likewise.
+        msr!("s3_4_c3_c1_0", 0);
+        msr!("s3_4_c3_c1_1", 0);
+        msr!("s3_4_c3_c1_2", 0);
+        msr!("s3_4_c3_c1_3", 0);
+        msr!("s3_4_c3_c1_7", 0);
+    }
+    if features::has(Feature::TraceFilter) {
+        // TRFCR_EL2: no trace of EL2, and no context numbers in anybody's.
+        msr!("s3_4_c1_c2_1", 0);
+    }
+    if features::has(Feature::Mpam) {
+        forbid_partitions();
+    }
+    // The same for host and guests. HSTR_EL2.T15: what is left of AArch32's registers that its makers define.
+    msr!("vpidr_el2", mrs!("midr_el1"));
+    msr!("hstr_el2", 1 << 15);
+    msr!("cntvoff_el2", 0);
+    let cpu = percpu::this();
+    cpu.mdcr.set(mdcr());
+    restore_controls(cpu);
     world::El1State::reset().restore();
     msr!("cntv_ctl_el0", 0);
     msr!("cnthp_ctl_el2", 0);
@@ -50,24 +72,36 @@ pub fn init_cpu() {
     tlb::forget_all();
 }
 
+/// Memory partitioning (DDI 0598): everybody has the default partition, and EL1 cannot choose another, by whose use of the
+/// caches it could watch Postern and guests. The ID registers hide it, and what is hidden traps.
+fn forbid_partitions() {
+    // MPAM2_EL2: TRAPMPAM0EL1, TRAPMPAM1EL1; partition 0 for EL2.
+    let trap = 0b11 << 48;
+    let identity = mrs!("s3_0_c10_c4_4");
+    // MPAMIDR_EL1.HAS_TIDR: the identification traps by MPAM2_EL2.TIDR; HAS_HCR: by MPAMHCR_EL2.TRAP_MPAMIDR_EL1.
+    let tidr = if identity & 1 << 58 != 0 { 1 << 58 } else { 0 };
+    msr!("s3_4_c10_c5_0", trap | tidr);
+    if identity & 1 << 17 != 0 {
+        msr!("s3_4_c10_c4_0", 1 << 31);
+    }
+}
+
 /// MDCR_EL2 for host and guest: HPMN gives all event counters to EL1; TPMS and TTRF trap statistical profiling and trace
 /// control, which the host could otherwise leave running while a guest runs, to watch it.
-pub fn mdcr() -> u64 {
+fn mdcr() -> u64 {
     let counters = if features::has(Feature::Pmu) { field(mrs!("pmcr_el0"), 11, 5) } else { 0 };
     counters | 1 << 14 | 1 << 19
 }
 
 /// Sets the registers that say that the host runs.
-pub fn restore_controls() {
+pub fn restore_controls(cpu: &PerCpu) {
     msr!("vttbr_el2", tlb::vttbr(Space::Host));
     let forced = if features::has(Feature::ForcedWriteBack) { HCR_FWB } else { 0 };
     msr!("hcr_el2", HCR_HOST | forced);
     msr!("cptr_el2", world::cptr_host());
-    msr!("mdcr_el2", mdcr());
-    msr!("hstr_el2", 0);
-    msr!("vpidr_el2", mrs!("midr_el1"));
+    msr!("mdcr_el2", cpu.mdcr.get());
     msr!("vmpidr_el2", mrs!("mpidr_el1"));
-    vcpu::host_counter_controls();
+    msr!("cnthctl_el2", CNTHCTL_HOST);
     msr!("vbar_el2", vectors::host_vectors as *const () as u64);
 }
 
@@ -147,6 +181,7 @@ fn abort(regs: &mut HostRegs, esr: u64) {
         Fault::Translation => {
             if let Some(access) = decoded.access
                 && let Some(value) = gic::host_access(decoded.address, access.size, access.value)
+                    .or_else(|| fwcfg::host_access(decoded.address))
             {
                 if access.value.is_none()
                     && let Some(register) = regs.x.get_mut(access.rt)

@@ -1,6 +1,6 @@
 //! The machine as the rest of Postern sees it; `fake/mod.rs` has the same items.
 
-use super::{boot, cache, gic, percpu, psci, tlb};
+use super::{boot, cache, fwcfg, gic, percpu, psci, tlb};
 use crate::{BootInfo, HostFiles, Place};
 use abi::host::dialect;
 use alloc::vec::Vec;
@@ -80,6 +80,13 @@ pub fn cpu() -> usize {
     if percpu::installed() { percpu::this().index.get() } else { 0 }
 }
 
+/// Makes CPU `index` leave the guest that it runs, if it runs one, and look at everything again.
+pub fn interrupt_cpu(index: usize) {
+    if let Some(doorbell) = percpu::doorbell(index) {
+        gic::ring(doorbell);
+    }
+}
+
 /// No CPU may execute what was fetched before this: new code is about to run where other code was.
 pub fn forget_instructions() {
     cache::forget_instructions();
@@ -90,10 +97,10 @@ pub fn ipa_bits() -> u64 {
     super::features::ipa_bits()
 }
 
-/// Register frames that the host may not reach itself: through them the interrupt controller could be made to write
-/// memory that stage 2 protects.
+/// Register frames that the host may not reach itself: through them the interrupt controller, or the emulator, could be
+/// made to write memory that stage 2 protects.
 pub fn hidden_devices(machine: &loader::Machine) -> impl Iterator<Item = Bytes> {
-    gic::hidden_frames().chain(machine.its.clone())
+    gic::hidden_frames().chain(fwcfg::hidden_frame()).chain(machine.its.clone())
 }
 
 /// Physical memory as bytes.
@@ -115,14 +122,21 @@ pub unsafe fn copy(from: &[u8], to: u64) {
     cache::sync_instructions(to, to + from.len() as u64);
 }
 
-/// Fills physical memory with zeroes and makes them visible to a CPU with its MMU off.
+/// Fills physical memory with zeroes; see [`cache::wipe`] for where they are visible.
 ///
 /// # Safety
 /// As for [`copy`].
 pub unsafe fn zero(range: &Bytes) {
-    // SAFETY: the caller's promise.
-    unsafe { core::ptr::write_bytes(range.start as *mut u8, 0, (range.end - range.start) as usize) };
-    cache::clean_invalidate(range.start, range.end);
+    let frames = range.start.next_multiple_of(abi::FRAME_SIZE)..range.end & !(abi::FRAME_SIZE - 1);
+    let pieces = if frames.is_empty() { [range.clone(), 0..0] } else { [range.start..frames.start, frames.end..range.end] };
+    for piece in pieces {
+        // SAFETY: the caller's promise.
+        unsafe { core::ptr::write_bytes(piece.start as *mut u8, 0, (piece.end - piece.start) as usize) };
+    }
+    for frame in frames.step_by(abi::FRAME_SIZE as usize) {
+        // SAFETY: as above; whole frames are many times faster.
+        unsafe { cache::wipe(frame) };
+    }
 }
 
 /// Reads the header of a host's kernel.

@@ -19,6 +19,7 @@ hardware! {
     crash;
     entry;
     features;
+    fwcfg;
     gic;
     host;
     idregs;

@@ -120,7 +120,7 @@ pub(super) const HCR_FWB: u64 = 1 << 46;
 const MDCR_GUEST: u64 = 0b111 << 9 | 0b11 << 5;
 /// CNTHCTL_EL2 (E2H = 0): the guest reads the counter; its physical timer traps.
 const CNTHCTL_GUEST: u64 = 1;
-const CNTHCTL_HOST: u64 = 0b11;
+pub(super) const CNTHCTL_HOST: u64 = 0b11;
 
 impl Vcpu {
     /// vCPU `index` in reset state.
@@ -131,7 +131,7 @@ impl Vcpu {
             el1: El1State::reset(),
             fp: FpState::new(),
             fp_live: false,
-            lists: ListRegs::new(gic::implemented().0),
+            lists: ListRegs::new(percpu::this().interface.get().0),
             timer: GuestTimer::default(),
             timer_line: false,
             stale_lists: false,
@@ -256,14 +256,12 @@ impl Vcpu {
             msr!("pmcr_el0", cpu.host_pmcr.get() & !1);
         }
         self.el1.restore();
-        msr!("vpidr_el2", mrs!("midr_el1"));
         msr!("vmpidr_el2", 1 << 31 | self.index as u64);
         msr!("vttbr_el2", tlb::vttbr(Space::Guest(vm.config.owner)));
         let forced = if features::has(Feature::ForcedWriteBack) { HCR_FWB } else { 0 };
         msr!("hcr_el2", HCR_GUEST | forced);
         msr!("cptr_el2", world::cptr_guest(false));
-        msr!("mdcr_el2", MDCR_GUEST | super::host::mdcr());
-        msr!("hstr_el2", 1 << 15);
+        msr!("mdcr_el2", MDCR_GUEST | cpu.mdcr.get());
         msr!("cnthctl_el2", CNTHCTL_GUEST);
         msr!("vbar_el2", vectors::guest_vectors as *const () as u64);
         isb();
@@ -291,7 +289,7 @@ impl Vcpu {
         self.update_timer_line(vm, cpu);
         timer::to_host(cpu, &mut self.timer);
         gic::return_ppis(cpu);
-        gic::save(&mut self.lists);
+        gic::save(cpu, &mut self.lists);
         let settle = if self.off { vgic::retire } else { vgic::drain };
         self.kicks |= settle(&vm.dist, &vm.cpus[self.index], self.index, &mut self.lists);
         if self.fp_live {
@@ -305,7 +303,7 @@ impl Vcpu {
         if features::has(Feature::Pmu) {
             msr!("pmcr_el0", cpu.host_pmcr.get());
         }
-        super::host::restore_controls();
+        super::host::restore_controls(cpu);
         let (elr, spsr) = cpu.host_return.get();
         msr!("elr_el2", elr);
         msr!("spsr_el2", spsr);
@@ -330,20 +328,21 @@ impl Vcpu {
     }
 
     fn drain_loaded(&mut self, vm: &Vm) {
-        gic::read_lists(&mut self.lists, gic::implemented().0);
+        gic::read_lists(percpu::this(), &mut self.lists);
         self.kicks |= vgic::drain(&vm.dist, &vm.cpus[self.index], self.index, &mut self.lists);
         self.stale_lists = true;
     }
 
     fn refill(&mut self, vm: &Vm) {
-        let (lists, _) = gic::implemented();
-        gic::read_lists(&mut self.lists, lists);
+        let cpu = percpu::this();
+        gic::read_lists(cpu, &mut self.lists);
         self.kicks |= vgic::fill(&vm.dist, &vm.cpus[self.index], self.index, &mut self.lists);
-        gic::write_lists(&self.lists, lists);
+        gic::write_lists(cpu, &self.lists);
         self.stale_lists = false;
     }
 
     fn interrupted(&mut self, vm: &Vm) -> Exit {
+        gic::answer(&percpu::this().doorbell);
         self.update_timer_line(vm, percpu::this());
         if gic::maintenance() {
             self.stale_lists = true;
@@ -486,9 +485,3 @@ extern "C" fn quick_call<C: QuickCalls>(regs: &mut GuestRegs, esr: u64, calls: &
     1
 }
 
-/// Registers that decide who runs, as for the host; the rest of the host's world is in [`El1State`].
-pub(super) fn host_counter_controls() {
-    msr!("cnthctl_el2", CNTHCTL_HOST);
-    msr!("cntvoff_el2", 0);
-    instruction!("isb");
-}

@@ -10,7 +10,7 @@ mod vcpu;
 
 pub use machine::{
     DIALECTS, Format, LOW_MEMORY, Machine, VCPU_FRAMES, cpu, describe_host, forget_instructions, frequency,
-    hidden_devices, host_image, ipa_bits, longest, now, power_off, run_host, set_cpu, set_root,
+    hidden_devices, host_image, interrupt_cpu, ipa_bits, longest, now, power_off, run_host, set_cpu, set_root,
 };
 pub use serial::{Serial, printed};
 pub use vcpu::{Exception, Instruction, Vcpu, Vm};

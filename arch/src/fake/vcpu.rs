@@ -3,31 +3,55 @@
 //! The program counter is real: instruction `n` of the program is at the entry point plus `4 n`, an HVC leaves it past
 //! itself and everything else leaves it at itself, as on arm64 (Arm ARM D1.3.1). A hypervisor that forgets to step over an
 //! SMC executes it again, and one that steps over a retried HVC loses it.
+//!
+//! A VM without an interrupt distributor is a TD: its vCPUs start as x86-64 ones do, get messages for interrupts and
+//! virtualization exceptions for faults, and number their registers from RAX on.
 
 use super::machine::VCPU_FRAMES;
 use crate::aarch64::syndrome;
 use crate::aarch64::vgic::Dist;
-use crate::{Abort, Conduit, Exit, MmioAccess, QuickCalls, VcpuMask, VmConfig};
+use crate::{Abort, Conduit, Exit, MmioAccess, PortAccess, QuickCalls, VcpuMask, VeInfo, VmConfig};
+use abi::host::VCPUS_MAX;
+use abi::tdx::register::{R8, RAX, RBX, RCX, RSI};
+use core::sync::atomic::{AtomicU64, Ordering};
 use guestmem::Pfn;
 use std::vec::Vec;
+
+/// Basic exit reason of an EPT violation (SDM volume 3, appendix C).
+const EPT_VIOLATION: u32 = 48;
 
 /// What all vCPUs of a VM share with the machine.
 pub struct Vm {
     /// As it was created.
     pub config: VmConfig,
     dist: Dist,
+    /// Vectors of 32 and more that wait, modulo 64, for each vCPU of a TD.
+    messages: [AtomicU64; VCPUS_MAX],
 }
 
 impl Vm {
     /// A VM in reset state.
     pub fn new(config: VmConfig) -> Self {
-        let vm = Self { config, dist: Dist::new() };
+        let vm = Self { config, dist: Dist::new(), messages: [const { AtomicU64::new(0) }; VCPUS_MAX] };
         vm.dist.reset(vm.config.vcpu_count);
         vm
     }
 
-    /// Sets the level of a device interrupt and says which vCPU it goes to; `None` when `intid` is no SPI of a guest.
+    fn is_td(&self) -> bool {
+        self.config.gicd_base == 0
+    }
+
+    /// Sets the level of a device interrupt and says which vCPU it goes to; `None` when `intid` is no SPI of a guest, or
+    /// no vCPU and vector of a TD.
     pub fn set_spi(&self, intid: u64, level: bool) -> Option<usize> {
+        if self.is_td() {
+            let (index, vector) = (usize::try_from(intid >> 8).ok()?, intid & 0xff);
+            let messages = self.messages.get(index).filter(|_| index < self.config.vcpu_count && vector >= 32)?;
+            if level {
+                messages.fetch_or(1 << (vector % 64), Ordering::Relaxed);
+            }
+            return Some(index);
+        }
         self.dist.set_spi(u32::try_from(intid).ok()?, level).ok()
     }
 }
@@ -61,6 +85,10 @@ pub enum Exception {
     },
     /// Undefined instruction.
     Undefined,
+    /// Virtualization exception, of a TD.
+    Virtualization(VeInfo),
+    /// A second virtualization exception before the guest has asked about the first.
+    DoubleFault,
 }
 
 /// One vCPU. Only the CPU that runs it touches it.
@@ -86,6 +114,10 @@ pub struct Vcpu {
     kicks: VcpuMask,
     off: bool,
     loaded: bool,
+    td: bool,
+    ve: Option<VeInfo>,
+    /// The access that [`Self::inject_abort`] would be about.
+    abort: Option<Abort>,
 }
 
 impl Vcpu {
@@ -106,14 +138,22 @@ impl Vcpu {
             kicks: 0,
             off: false,
             loaded: false,
+            td: false,
+            ve: None,
+            abort: None,
         }
     }
 
-    /// Reset, and then start at `entry` with `argument` in x0. The vCPU is not loaded.
-    pub fn start(&mut self, _: &Vm, entry: u64, argument: u64) {
+    /// Reset, and then start at `entry` with `argument` in x0, or as a TD does. The vCPU is not loaded.
+    pub fn start(&mut self, vm: &Vm, entry: u64, argument: u64) {
         assert!(!self.loaded, "a vCPU is started while it runs");
-        *self = Self { entry, pc: entry, ..Self::new(self.index, []) };
-        self.x[0] = argument;
+        *self = Self { entry, pc: entry, td: vm.is_td(), ..Self::new(self.index, []) };
+        if self.td {
+            (self.x[RCX], self.x[R8]) = (argument, argument);
+            (self.x[RBX], self.x[RSI]) = (super::machine::ipa_bits(), self.index as u64);
+        } else {
+            self.x[RAX] = argument;
+        }
     }
 
     /// The guest has switched the vCPU off.
@@ -149,7 +189,33 @@ impl Vcpu {
 
     /// Gives the guest a synchronous external abort for the access of the last exit.
     pub fn inject_abort(&mut self, fetch: bool, write: bool) {
-        self.take(Exception::Abort { fetch, write });
+        if !self.td {
+            return self.take(Exception::Abort { fetch, write });
+        }
+        let gpa = self.abort.map_or(0, |abort| abort.address);
+        // Read, write, fetch (SDM volume 3, "Exit qualification for EPT violations").
+        let qualification = u64::from(!write && !fetch) | u64::from(write) << 1 | u64::from(fetch) << 2;
+        let ve = VeInfo { reason: EPT_VIOLATION, qualification, gpa, ..VeInfo::default() };
+        if self.ve.is_some() {
+            return self.take(Exception::DoubleFault);
+        }
+        self.ve = Some(ve);
+        self.take(Exception::Virtualization(ve));
+    }
+
+    /// What the last virtualization exception was about; asking makes room for the next.
+    pub fn take_ve(&mut self) -> Option<VeInfo> {
+        self.ve.take()
+    }
+
+    /// Makes the last virtualization exception one that this machine does not raise by itself.
+    pub fn set_ve(&mut self, ve: VeInfo) {
+        self.ve = Some(ve);
+    }
+
+    /// Whether there is no interrupt for the guest to take; looking takes them.
+    pub fn is_idle(&self, vm: &Vm) -> bool {
+        vm.messages[self.index].swap(0, Ordering::Relaxed) == 0
     }
 
     /// Gives the guest an undefined-instruction exception.
@@ -232,6 +298,7 @@ impl Vcpu {
             match instruction {
                 Instruction::Access(abort) if !again => {
                     self.faulted = true;
+                    self.abort = Some(abort);
                     return Exit::Abort(abort);
                 }
                 Instruction::Call(conduit) => match self.call(conduit, calls) {
@@ -249,7 +316,13 @@ impl Vcpu {
                     self.kicks |= mask;
                     return Exit::Handled;
                 }
-                Instruction::Leave(exit) => return exit,
+                Instruction::Leave(exit) => {
+                    if let Exit::Port(PortAccess { size, value: None, .. }) = exit {
+                        let rt = RAX;
+                        self.awaited = Some(MmioAccess { size, value: None, rt, sign_extend: false, wide: false });
+                    }
+                    return exit;
+                }
             }
         }
     }

@@ -64,7 +64,13 @@ impl<F: TableFormat> World<F> {
 
     /// Like [`World::guest`], with that RAM.
     pub fn guest_of(&self, id: u16, ram: Range<Gfn>, alias: Option<u32>, meta: u64) -> Guest {
-        fake::guest(&self.core, id, Layout { ram, alias }, self.meta(meta))
+        fake::guest(&self.core, id, Layout { ram, alias, accepts: false }, self.meta(meta))
+    }
+
+    /// A guest with a shared half that accepts what it takes back.
+    pub fn accepting(&self, id: u16) -> Guest {
+        let ram = gfns(GUEST_RAM..GUEST_RAM + 16 * BLOCK_FRAMES);
+        fake::guest(&self.core, id, Layout { ram, alias: Some(ALIAS), accepts: true }, self.meta(32))
     }
 
     /// A guest without an alias.

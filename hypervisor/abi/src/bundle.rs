@@ -10,6 +10,12 @@ pub const HOST_INITRD: &str = "host/initrd";
 pub const HOST_CMDLINE: &str = "host/cmdline";
 /// Settings of the test host, lines of `name=value`.
 pub const CONFIG: &str = "config";
+/// A setting there that is Postern's: `yes` makes it wipe all RAM that nothing uses before the host starts, because the
+/// guests of a boot before this one may have left things there. It costs a machine with much RAM seconds.
+pub const WIPE_OPTION: &str = "postern.wipe";
+/// The other setting that is Postern's: `panic`, `abort` or `stack` makes [`crate::host::CRASH_TEST`] crash it so, in
+/// builds with the feature `crash-test`.
+pub const CRASH_OPTION: &str = "postern.crash";
 /// The guest's kernel.
 pub const GUEST_KERNEL: &str = "guest/kernel";
 /// The guest's initrd, optional.

@@ -61,6 +61,8 @@ pub const LOG_READ: u64 = BASE + 18;
 pub const AUDIT: u64 = BASE + 19;
 /// `(length, bytes...)`: writes up to 40 bytes, packed in x2..x6, to the log console.
 pub const CONSOLE_WRITE: u64 = BASE + 20;
+/// Not a call: crashes Postern, in a build and with a bundle made for testing that; [`NOT_SUPPORTED`] everywhere else.
+pub const CRASH_TEST: u64 = BASE + 0xff;
 /// One past the last call number.
 pub const END: u64 = BASE + 21;
 

@@ -6,12 +6,14 @@
 #![forbid(unsafe_code)]
 
 pub mod bundle;
+pub mod handoff;
 pub mod host;
 pub mod pkvm;
 pub mod psci;
 pub mod rsi;
 pub mod run;
 pub mod smccc;
+pub mod tdx;
 
 /// Bytes in a frame, the unit of ownership.
 pub const FRAME_SIZE: u64 = 4096;

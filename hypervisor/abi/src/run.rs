@@ -76,4 +76,6 @@ pub mod failure {
     pub const FATAL: u64 = 5;
     /// A vCPU shut down: an x86 triple fault.
     pub const SHUTDOWN: u64 = 6;
+    /// The host destroyed the VM while it ran.
+    pub const DESTROYED: u64 = 7;
 }

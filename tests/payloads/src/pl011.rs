@@ -48,9 +48,10 @@ impl Pl011 {
         Self { received: VecDeque::with_capacity(DEPTH), control: 0x300, fifo_levels: 0x12, ..Self::default() }
     }
 
-    /// Whether another received byte fits.
+    /// Whether another received byte is wanted: it fits, and the driver listens. Linux' driver empties the FIFO as it starts,
+    /// so what is typed before then has to wait on the line.
     pub fn has_room(&self) -> bool {
-        self.received.len() < DEPTH
+        self.received.len() < DEPTH && self.mask & (RECEIVE | RECEIVE_TIMEOUT) != 0
     }
 
     /// A byte arrives on the line; dropped when there is no room.
@@ -76,7 +77,7 @@ impl Pl011 {
             0x00 => self.received.pop_front().map_or(0, u32::from),
             0x18 => {
                 let empty = if self.received.is_empty() { FLAGS_EMPTY } else { FLAGS_EMPTY & !FLAG_RXFE };
-                if self.has_room() { empty } else { empty | FLAG_RXFF }
+                if self.received.len() < DEPTH { empty } else { empty | FLAG_RXFF }
             }
             0x24 => self.integer_divisor,
             0x28 => self.fraction_divisor,
@@ -152,6 +153,18 @@ mod tests {
         assert_eq!((0..DEPTH).map(|_| uart.read(0)).collect::<Vec<_>>(), (0..DEPTH as u32).collect::<Vec<_>>());
         assert!(!uart.interrupt());
         assert_ne!(uart.read(0x18) & FLAG_RXFE, 0);
+    }
+
+    #[test]
+    fn nothing_is_taken_before_the_driver_listens() {
+        let mut uart = Pl011::new();
+        uart.receive(b'x');
+        assert!(!uart.has_room());
+        assert_ne!(uart.read(0x18) & FLAG_RXFE, 0, "nothing has arrived");
+        assert_eq!(uart.read(0x18) & FLAG_RXFF, 0);
+        uart.write(0x38, RECEIVE_TIMEOUT);
+        uart.receive(b'y');
+        assert_eq!(uart.read(0), b'y'.into());
     }
 
     #[test]

@@ -1,10 +1,11 @@
-//! Fuzzing, one target for each call handler: a scene of three VMs, one call after the other with arguments that are
+//! Fuzzing, one target for each call handler: a scene of four VMs, one call after the other with arguments that are
 //! chosen to hurt, and all invariants after each.
 //!
 //! The tests run every target with fixed seeds; `tests/fuzz` hands the same functions to a fuzzer.
 
 mod guest_calls;
 mod scene;
+mod td_calls;
 
 use crate::{Noise, World};
 use hypervisor::call::host::CALLS;
@@ -15,22 +16,28 @@ use scene::Scene;
 enum Step {
     /// Makes this host call.
     Host(u64),
-    /// Makes this guest call in one of the VMs.
+    /// Makes this guest call in one of the VMs that call by SMCCC.
     Guest(u64),
+    /// Makes this call in the TD.
+    Td(td_calls::Function),
     /// Touches memory and devices as a guest.
     Abort,
     /// Makes any host call.
     AnyHost,
     /// Makes any guest call.
     AnyGuest,
+    /// Makes any call of the TD's.
+    AnyTd,
 }
 
 /// Names of all targets: the host calls as in [`CALLS`], the guest calls, and mixtures.
 pub fn targets() -> impl Iterator<Item = &'static str> {
-    CALLS.iter().map(|call| call.name).chain(guest_calls::NAMES.iter().map(|(name, _)| *name)).chain(MIXTURES)
+    let guests = guest_calls::NAMES.iter().map(|(name, _)| *name);
+    let td = td_calls::NAMES.iter().map(|(name, _)| *name);
+    CALLS.iter().map(|call| call.name).chain(guests).chain(td).chain(MIXTURES)
 }
 
-const MIXTURES: [&str; 3] = ["abort", "any_host", "any_guest"];
+const MIXTURES: [&str; 4] = ["abort", "any_host", "any_guest", "any_td"];
 
 fn step_of(target: &str) -> Option<Step> {
     let host = CALLS.iter().find(|call| call.name.eq_ignore_ascii_case(target)).map(|call| Step::Host(call.number));
@@ -38,10 +45,15 @@ fn step_of(target: &str) -> Option<Step> {
         let named = guest_calls::NAMES.iter().find(|(name, _)| name.eq_ignore_ascii_case(target));
         named.map(|(_, function)| Step::Guest(*function))
     };
-    host.or_else(guest).or(match target {
+    let td = || {
+        let named = td_calls::NAMES.iter().find(|(name, _)| name.eq_ignore_ascii_case(target));
+        named.map(|(_, function)| Step::Td(*function))
+    };
+    host.or_else(guest).or_else(td).or(match target {
         "abort" => Some(Step::Abort),
         "any_host" => Some(Step::AnyHost),
         "any_guest" => Some(Step::AnyGuest),
+        "any_td" => Some(Step::AnyTd),
         _ => None,
     })
 }
@@ -59,9 +71,10 @@ pub fn run(target: &str, noise: &mut Noise<'_>, steps: usize) {
             break;
         }
         // Now and then something else, or what is fuzzed sees only what the scene began with.
-        let step = match noise.below(8) {
+        let step = match noise.below(12) {
             0 => Step::AnyHost,
             1 => Step::AnyGuest,
+            2 => Step::AnyTd,
             _ => step,
         };
         match step {
@@ -72,6 +85,8 @@ pub fn run(target: &str, noise: &mut Noise<'_>, steps: usize) {
             }
             Step::Guest(function) => scene.guest_call(function, noise),
             Step::AnyGuest => scene.guest_call(guest_calls::any(noise), noise),
+            Step::Td(function) => scene.td_call(function, noise),
+            Step::AnyTd => scene.td_call(td_calls::any(noise), noise),
             Step::Abort => scene.abort(noise),
         }
         scene.check(noise);

@@ -1,4 +1,4 @@
-//! Three VMs, a host that means no good, and marks in memory that show when something is where it may not be.
+//! Four VMs, a host that means no good, and marks in memory that show when something is where it may not be.
 
 use crate::{Guest, Noise, World};
 use abi::host::{self, VmConfig, dialect};
@@ -12,8 +12,13 @@ use guestmem::{Pfn, State, Visibility};
 const SECRET: u64 = 0x5EC2_E700_0000_0000;
 /// What the host writes wherever it can.
 const MARK: u64 = 0x4057_4057_4057_4057;
-/// Where in a page: a word that no call of the guest's own has answers in, neither RSI_REALM_CONFIG nor RSI_HOST_CALL.
-const WORD: u64 = 4 * abi::rsi::HOST_CALL_SIZE;
+/// Where in a page: a word that no call of the guest's own has answers in but zero, neither RSI_REALM_CONFIG nor
+/// RSI_HOST_CALL, nor TDG.MR.REPORT.
+const WORD: u64 = 5 * abi::rsi::HOST_CALL_SIZE;
+/// The TD among the guests.
+const TD: usize = 2;
+/// The guest that is not sealed.
+const UNSEALED: usize = 3;
 /// What [`Guest::seal`] loads.
 const LAUNCH: u64 = 0x1457;
 
@@ -28,11 +33,11 @@ pub struct Scene<'w> {
 }
 
 impl<'w> Scene<'w> {
-    /// A realm and a pKVM guest that run, and a pKVM guest that is not sealed.
+    /// A realm, a pKVM guest and a TD that run, and a pKVM guest that is not sealed.
     pub fn new(world: &'w World) -> Self {
         let mut frames = vec![0x4000_0000, 0x4001_0000, 0x4010_0000, 0, 0x41FF_F000, 0x4200_0000, 0x803F_F000];
         let mut guests = Vec::new();
-        for (dialect, vcpus) in [(dialect::REALM, 2), (dialect::PKVM, 2)] {
+        for (dialect, vcpus) in [(dialect::REALM, 2), (dialect::PKVM, 2), (dialect::TDX, 2)] {
             let guest = Guest::sealed(world, dialect, vcpus);
             frames.push(guest.first_page);
             frames.extend((1..4).map(|n| guest.donate(guest.ipa(n))));
@@ -50,11 +55,12 @@ impl<'w> Scene<'w> {
         frames.extend(guests.iter().flat_map(|guest| guest.run_pages.clone()));
         frames.extend((0..16).map(|_| world.page()));
         frames.extend((0..3).map(|_| world.block()));
+        // The last one is a good configuration: see `Scene::arguments`.
         frames.push(world.config_page(&World::config(dialect::REALM, 2)));
         Self { world, guests, created: Vec::new(), frames }
     }
 
-    fn number(noise: &mut Noise<'_>) -> u64 {
+    pub(super) fn number(noise: &mut Noise<'_>) -> u64 {
         match noise.below(8) {
             0 => noise.any(),
             1 => 1 << noise.below(64),
@@ -75,7 +81,7 @@ impl<'w> Scene<'w> {
     }
 
     /// A guest physical address.
-    fn ipa(noise: &mut Noise<'_>) -> u64 {
+    pub(super) fn ipa(noise: &mut Noise<'_>) -> u64 {
         let page =
             0x4000_0000 + FRAME_SIZE * noise.pick(&[0, 1, 2, 3, 4, 5, 6, 7, 511, 512, 600, 1023, 1024, 1536, 8191]);
         match noise.below(16) {
@@ -132,7 +138,7 @@ impl<'w> Scene<'w> {
         let arguments = self.arguments(number, noise);
         // A configuration that can be used, sometimes with one word spoilt.
         if number == host::VM_CREATE && noise.one_in(2) {
-            let config = VmConfig { vcpu_count: noise.pick(&[1, 2, 8]), ..World::config(noise.pick(&[1, 2]), 1) };
+            let config = VmConfig { vcpu_count: noise.pick(&[1, 2, 8]), ..World::config(noise.pick(&[1, 2, 3]), 1) };
             let words = [
                 config.dialect,
                 config.vcpu_count,
@@ -165,7 +171,16 @@ impl<'w> Scene<'w> {
 
     /// A guest that is there, and one of its vCPUs.
     fn guest(&self, noise: &mut Noise<'_>) -> Option<(&Guest<'w>, u64)> {
-        let guest = &self.guests[noise.below(self.guests.len() as u64) as usize];
+        self.vcpu_of(noise.below(self.guests.len() as u64) as usize, noise)
+    }
+
+    /// The TD, if it is there, and one of its vCPUs.
+    pub(super) fn td(&self, noise: &mut Noise<'_>) -> Option<(&Guest<'w>, u64)> {
+        self.vcpu_of(TD, noise)
+    }
+
+    fn vcpu_of(&self, number: usize, noise: &mut Noise<'_>) -> Option<(&Guest<'w>, u64)> {
+        let guest = &self.guests[number];
         self.alive(guest).then(|| (guest, noise.below(guest.config.vcpu_count)))
     }
 
@@ -193,7 +208,7 @@ impl<'w> Scene<'w> {
             registers[2..4].fill(0);
         }
         let usual = guest.conduit();
-        let conduit = if noise.one_in(16) { Conduit::Hvc } else { usual };
+        let conduit = if noise.one_in(16) { noise.pick(&[Conduit::Hvc, Conduit::Smc, Conduit::Tdcall]) } else { usual };
         let quick = noise.one_in(2);
         guest.vcpu(index, |vcpu| {
             vcpu.quick = quick;
@@ -218,7 +233,7 @@ impl<'w> Scene<'w> {
         self.serve(guest, index, noise);
     }
 
-    fn serve(&self, guest: &Guest<'_>, index: u64, noise: &mut Noise<'_>) {
+    pub(super) fn serve(&self, guest: &Guest<'_>, index: u64, noise: &mut Noise<'_>) {
         for _ in 0..8 {
             let (status, [reason, ..]) = self.world.call(host::VCPU_RUN, [guest.handle, index]);
             if status != host::OK || noise.one_in(8) {
@@ -233,7 +248,7 @@ impl<'w> Scene<'w> {
                 exit::NEED_META => {
                     self.world.call(host::VM_DONATE_META, [guest.handle, self.frame(noise), 1 + noise.below(4)]);
                 }
-                exit::HOST_CALL | exit::MMIO_READ => {
+                exit::HOST_CALL | exit::MMIO_READ | exit::IO_READ => {
                     (0..64).for_each(|word| assert!(self.world.host_writes(page + word * 8, noise.any())));
                 }
                 exit::WAIT | exit::FAILED | exit::SYSTEM_OFF => return,
@@ -257,7 +272,10 @@ impl<'w> Scene<'w> {
                 if private {
                     let launched = [Some(0), Some(own), Some(LAUNCH), None];
                     // The guest that is not sealed may be given anything by the host.
-                    assert!(number == 2 || launched.contains(&seen), "guest {number} reads {seen:x?} at {ipa:#x}");
+                    assert!(
+                        number == UNSEALED || launched.contains(&seen),
+                        "guest {number} reads {seen:x?} at {ipa:#x}"
+                    );
                     guest.writes(ipa + WORD, own);
                 }
                 assert!(seen.is_none_or(|value| value == own || value & !0xff != SECRET), "another guest's secret");

@@ -3,6 +3,7 @@
 //! apt verifies every index and package through the signed Release files, with the keys this machine already trusts.
 
 use super::sources;
+use crate::arch::Arch;
 use crate::progress::Step;
 use anyhow::{Context, Result, anyhow, bail};
 use std::fs;
@@ -14,7 +15,7 @@ use std::time::Duration;
 /// Which packages count as available and as installed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum World {
-    /// Debian 13 with backports, for this machine's architecture and arm64; nothing installed. What comes from here
+    /// Debian 13 with backports, for this machine's architecture and the guests'; nothing installed. What comes from here
     /// brings all its libraries along.
     Trixie,
     /// The release this machine runs, with what it has installed. What comes from here runs with the machine's libraries.
@@ -62,7 +63,8 @@ impl Apt {
             World::Trixie => format!("{folder}/nothing-installed"),
             World::Machine => "/var/lib/dpkg/status".into(),
         };
-        let foreign = if world == World::Trixie && self.machine != "arm64" { "\"arm64\";" } else { "" };
+        let guests = if world == World::Trixie { Arch::ALL.map(Arch::debian).to_vec() } else { vec![] };
+        let foreign: String = guests.iter().filter(|a| **a != self.machine).map(|a| format!("\"{a}\"; ")).collect();
         // The #clear lines keep hooks of the machine's configuration from running for a private update.
         format!(
             "#clear APT::Architectures;\nAPT::Architectures {{ \"{}\"; {foreign} }};\n\

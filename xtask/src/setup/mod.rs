@@ -4,14 +4,19 @@
 //! where it was. Once a piece is there, nothing here uses the network.
 
 mod apt;
+pub mod bochs;
+pub mod grub;
 pub mod initramfs;
 mod kernel;
 mod manifest;
 mod pkvm;
+pub mod private;
 pub mod qemu;
 mod sources;
 pub mod toolchain;
+pub mod uefi;
 
+use crate::arch::{Arch, Dialect};
 use crate::progress::Step;
 use anyhow::{Context, Result, bail};
 use apt::{Apt, World};
@@ -25,25 +30,6 @@ pub struct Cache {
     root: PathBuf,
     manifest: RefCell<Manifest>,
     _lock: fs::File,
-}
-
-/// Guest ABIs that have a default kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Dialect {
-    /// Arm CCA's Realm Services Interface: any Linux since 6.13.
-    Realm,
-    /// pKVM's hypercalls: Linux built with ARM_PKVM_GUEST.
-    Pkvm,
-}
-
-impl Dialect {
-    /// Name on the command line and in the bundle's configuration.
-    pub fn name(self) -> &'static str {
-        match self {
-            Dialect::Realm => "realm",
-            Dialect::Pkvm => "pkvm",
-        }
-    }
 }
 
 impl Cache {
@@ -105,54 +91,114 @@ impl Cache {
     /// Kernel that a guest of this dialect boots unless the user names one.
     pub fn guest_kernel(&self, dialect: Dialect) -> Result<PathBuf> {
         match dialect {
-            Dialect::Realm => kernel::debian(self),
+            Dialect::Realm => kernel::arm64(self),
             Dialect::Pkvm => pkvm::kernel(self),
+            Dialect::Tdx => kernel::bzimage(self, kernel::Series::Backports),
         }
+    }
+
+    /// Debian's older x86-64 kernel, the other guest of the `tdx` dialect.
+    pub fn stable_tdx_kernel(&self) -> Result<PathBuf> {
+        kernel::bzimage(self, kernel::Series::Stable)
     }
 }
 
-/// Gets every piece. `verify` reads and checks all cached content, `refresh` forgets it first.
-pub fn everything(verify: bool, refresh: bool) -> Result<()> {
+/// What `setup` is to do.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub struct Options {
+    /// Only for this architecture [default: all].
+    #[arg(long, value_enum)]
+    arch: Option<Arch>,
+    /// Change nothing: read everything in the cache and compare checksums. Exit status 1 when something is damaged or gone.
+    #[arg(long, conflicts_with_all = ["refresh", "arch"])]
+    verify: bool,
+    /// Forget what is there and get the newest of everything.
+    #[arg(long)]
+    refresh: bool,
+}
+
+/// Checks every piece against its checksum, and gets what is missing or damaged.
+pub fn run(options: Options) -> Result<()> {
     let cache = Cache::open()?;
-    if refresh {
+    if options.refresh {
         let _ = fs::remove_file(cache.root.join("manifest"));
         remove(&cache.root.join("apt"))?;
         *cache.manifest.borrow_mut() = Manifest::open(&cache.root)?;
     }
-    if verify {
-        verify_all(&cache)?;
+    let bad = cache.check_all()?;
+    if options.verify {
+        return if bad.is_empty() { Ok(()) } else { bail!("`cargo xtask setup` gets {} again", bad.join(", ")) };
     }
-    let toolchain = toolchain::find(&cache)?;
-    println!("core for bare metal   {}", toolchain.describe());
-    let emulator = qemu::find(&cache)?;
-    println!("emulator              {}", emulator.version);
-    println!("realm guest kernel    {}", cache.guest_kernel(Dialect::Realm)?.display());
-    println!("pkvm guest kernel     {}", cache.guest_kernel(Dialect::Pkvm)?.display());
-    println!("busybox               {}", initramfs::busybox(&cache)?.display());
-    for entry in cache.manifest.borrow().entries() {
-        println!("  {:<20}{}", entry.name, entry.origin);
+    for name in &bad {
+        remove(&cache.root.join(name))?;
+    }
+    let mut found = Vec::new();
+    for arch in Arch::ALL.into_iter().filter(|arch| options.arch.is_none_or(|only| only == *arch)) {
+        found.extend(cache.pieces(arch)?);
+    }
+    let width = found.iter().map(|(title, _)| title.len()).max().unwrap_or(0) + 2;
+    for (title, what) in found {
+        say!("{title:<width$}{what}");
+    }
+    say!("\nIn {}:", cache.root.display());
+    let manifest = cache.manifest.borrow();
+    let width = manifest.entries().iter().map(|entry| entry.name.len()).max().unwrap_or(0) + 2;
+    for entry in manifest.entries() {
+        say!("  {:<width$}{}", entry.name, brief(&entry.origin));
     }
     Ok(())
 }
 
-fn verify_all(cache: &Cache) -> Result<()> {
-    let step = Step::start("checksums");
-    let entries = cache.manifest.borrow().entries().to_vec();
-    let mut damaged = Vec::new();
-    for entry in &entries {
-        step.note(&entry.name);
-        let state = cache.manifest.borrow_mut().check(&cache.root, &entry.name, &entry.recipe, true)?;
-        if state == State::Damaged {
-            remove(&cache.root.join(&entry.name))?;
-            damaged.push(entry.name.as_str());
-        }
+/// The first of many packages stands for them all.
+fn brief(origin: &str) -> String {
+    match origin.split(", ").collect::<Vec<_>>().as_slice() {
+        [first, others @ ..] if others.len() > 3 => format!("{first} and {} other packages", others.len()),
+        _ => origin.to_owned(),
     }
-    let summary = match damaged.as_slice() {
-        [] => format!("{} entries match", entries.len()),
-        names => format!("damaged, will be fetched again: {}", names.join(", ")),
-    };
-    step.done(&summary);
-    Ok(())
+}
+
+impl Cache {
+    /// Gets all that an architecture needs; what it is, and where.
+    fn pieces(&self, arch: Arch) -> Result<Vec<(String, String)>> {
+        let path = |path: PathBuf| path.display().to_string();
+        let name = arch.name();
+        let mut found = vec![(format!("{name} core"), toolchain::find(self, arch)?.describe())];
+        let mut say = |what: &str, value: String| found.push((format!("{name} {what}"), value));
+        match arch {
+            Arch::Aarch64 => {
+                say("emulator", qemu::find(self)?.version);
+                say("realm guest kernel", path(self.guest_kernel(Dialect::Realm)?));
+                say("pkvm guest kernel", path(self.guest_kernel(Dialect::Pkvm)?));
+            }
+            Arch::X86_64 => {
+                say("emulator", bochs::find(self)?.version);
+                say("boot loader", grub::find(self)?.describe());
+                say("tdx guest kernel", path(self.guest_kernel(Dialect::Tdx)?));
+                say("older tdx guest kernel", path(self.stable_tdx_kernel()?));
+            }
+        }
+        say("busybox", path(initramfs::busybox(self, arch)?));
+        Ok(found)
+    }
+
+    /// Reads all content; names of the pieces that are damaged or gone.
+    fn check_all(&self) -> Result<Vec<String>> {
+        let step = Step::start("checksums");
+        let entries = self.manifest.borrow().entries().to_vec();
+        let mut bad = Vec::new();
+        for entry in &entries {
+            step.note(&entry.name);
+            if self.manifest.borrow_mut().check(&self.root, &entry.name, &entry.recipe, true)? != State::Good {
+                bad.push(entry.name.clone());
+            }
+        }
+        let summary = match bad.as_slice() {
+            [] => format!("{} pieces match", entries.len()),
+            names => format!("damaged or gone: {}", names.join(", ")),
+        };
+        step.done(&summary);
+        Ok(bad)
+    }
 }
 
 fn folder() -> Result<PathBuf> {

@@ -1,11 +1,9 @@
-//! The emulator: the user's own QEMU when it is new enough, else Debian's in a private folder.
-//!
-//! The private copy brings all its libraries, so it runs through its own dynamic loader and works on any Debian.
+//! The arm64 emulator: the user's own QEMU when it is new enough, else Debian's in a private folder.
 
+use super::private::Private;
 use super::{Cache, on_path};
-use crate::progress::Step;
 use anyhow::{Context, Result, bail};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 const PROGRAM: &str = "qemu-system-aarch64";
@@ -14,14 +12,14 @@ const OLDEST: (u32, u32) = (9, 2);
 
 /// How to start QEMU.
 #[derive(Clone, Debug)]
-pub struct Emulator {
+pub struct Qemu {
     /// What it says of itself.
     pub version: String,
     program: PathBuf,
     arguments: Vec<String>,
 }
 
-impl Emulator {
+impl Qemu {
     /// A command that starts it, without any machine options.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
@@ -30,19 +28,19 @@ impl Emulator {
     }
 
     fn new(program: PathBuf, arguments: Vec<String>) -> Result<Self> {
-        let mut emulator = Emulator { version: String::new(), program, arguments };
-        let out = emulator.command().arg("--version").stdin(Stdio::null()).output();
-        let out = out.with_context(|| format!("{} does not start", emulator.program.display()))?;
+        let mut qemu = Qemu { version: String::new(), program, arguments };
+        let out = qemu.command().arg("--version").stdin(Stdio::null()).output();
+        let out = out.with_context(|| format!("{} does not start", qemu.program.display()))?;
         let text = String::from_utf8_lossy(&out.stdout);
         match text.lines().next().filter(|_| out.status.success()) {
-            Some(line) => emulator.version = line.to_owned(),
+            Some(line) => qemu.version = line.to_owned(),
             None => bail!(
                 "{} does not run: {}",
-                emulator.program.display(),
+                qemu.program.display(),
                 String::from_utf8_lossy(&out.stderr).lines().next().unwrap_or("no reason given")
             ),
         }
-        Ok(emulator)
+        Ok(qemu)
     }
 
     fn new_enough(&self) -> bool {
@@ -51,57 +49,28 @@ impl Emulator {
 }
 
 /// Finds an emulator: `POSTERN_QEMU`, one on the PATH, the private one (fetched if need be).
-pub fn find(cache: &Cache) -> Result<Emulator> {
+pub fn find(cache: &Cache) -> Result<Qemu> {
     if let Some(program) = std::env::var_os("POSTERN_QEMU") {
-        let emulator = Emulator::new(program.into(), vec![]).context("POSTERN_QEMU")?;
-        if !emulator.new_enough() {
-            bail!("POSTERN_QEMU is {}; at least {}.{} is needed", emulator.version, OLDEST.0, OLDEST.1);
+        let qemu = Qemu::new(program.into(), vec![]).context("POSTERN_QEMU")?;
+        if !qemu.new_enough() {
+            bail!("POSTERN_QEMU is {}; at least {}.{} is needed", qemu.version, OLDEST.0, OLDEST.1);
         }
-        return Ok(emulator);
+        return Ok(qemu);
     }
-    let own = on_path(PROGRAM).and_then(|program| Emulator::new(program, vec![]).ok());
-    if let Some(emulator) = own.filter(Emulator::new_enough) {
-        return Ok(emulator);
+    let own = on_path(PROGRAM).and_then(|program| Qemu::new(program, vec![]).ok());
+    if let Some(qemu) = own.filter(Qemu::new_enough) {
+        return Ok(qemu);
     }
     private(cache).with_context(|| {
         format!("no {PROGRAM} {}.{} or newer on the PATH, and none can be fetched", OLDEST.0, OLDEST.1)
     })
 }
 
-fn private(cache: &Cache) -> Result<Emulator> {
-    let folder = cache.piece("qemu", "trixie closure 1", |staging| {
-        let apt = cache.trixie()?;
-        let step = Step::start("emulator");
-        let files = apt.closure(&["qemu-system-arm"], &step)?;
-        std::fs::create_dir_all(staging)?;
-        super::apt::unpack(&files, staging, &step)?;
-        for unused in ["usr/share/doc", "usr/share/locale", "usr/share/man", "usr/share/info", "etc", "var"] {
-            super::remove(&staging.join(unused))?;
-        }
-        apt.clean()?;
-        let main = files.iter().find(|f| super::apt::identity(f).starts_with("qemu-system-arm "));
-        let origin = format!("{} and {} libraries", super::apt::identity(main.unwrap_or(&files[0])), files.len() - 1);
-        step.done(&origin);
-        Ok(origin)
-    })?;
-    let loader = loader(&folder).context("the private QEMU has no dynamic loader; `cargo xtask setup --refresh`")?;
-    let libraries = loader.parent().expect("a file").display().to_string();
-    let text = |path: PathBuf| path.display().to_string();
-    let arguments = vec![
-        "--library-path".into(),
-        libraries,
-        text(folder.join("usr/bin").join(PROGRAM)),
-        "-L".into(),
-        text(folder.join("usr/share/qemu")),
-    ];
-    Emulator::new(loader, arguments)
-}
-
-/// `usr/lib/<triplet>/ld-linux-*.so.*`.
-fn loader(folder: &Path) -> Option<PathBuf> {
-    let libraries = folder.join("usr/lib").read_dir().ok()?.flatten().map(|e| e.path());
-    let is_loader = |path: &PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("ld-linux"));
-    libraries.filter(|p| p.is_dir()).find_map(|p| p.read_dir().ok()?.flatten().map(|e| e.path()).find(is_loader))
+fn private(cache: &Cache) -> Result<Qemu> {
+    let tree = Private::find(cache, "qemu", "arm64 emulator", &["qemu-system-arm"], &[])?;
+    let (loader, mut arguments) = tree.start(PROGRAM);
+    arguments.extend(["-L".into(), tree.usr("share/qemu").display().to_string()]);
+    Qemu::new(loader, arguments)
 }
 
 /// Major and minor number out of `QEMU emulator version 10.0.13 (...)`.

@@ -1,16 +1,20 @@
 //! `core` and `alloc` for the bare-metal target: installed, installable, or from source.
 
 use super::{Cache, on_path, remove};
+use crate::arch::Arch;
 use crate::progress::Step;
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Target of everything that runs on the emulated machine: EL2 and its test programs use no FP or SIMD registers.
-pub const TARGET: &str = "aarch64-unknown-none-softfloat";
+/// `core` for an architecture, and where it comes from.
+pub struct Toolchain {
+    arch: Arch,
+    target: &'static str,
+    core: Core,
+}
 
-/// Where `core` comes from.
-pub enum Toolchain {
+enum Core {
     /// The active toolchain has the target.
     Installed,
     /// Built by cargo from the standard library's source in this folder.
@@ -20,16 +24,21 @@ pub enum Toolchain {
 impl Toolchain {
     /// One line for the user.
     pub fn describe(&self) -> String {
-        match self {
-            Toolchain::Installed => format!("{TARGET} of the active toolchain"),
-            Toolchain::Source(path) => format!("built from {}", path.display()),
+        match &self.core {
+            Core::Installed => format!("{} of the active toolchain", self.target),
+            Core::Source(path) => format!("built from {}", path.display()),
         }
+    }
+
+    /// The architecture it builds for.
+    pub fn arch(&self) -> Arch {
+        self.arch
     }
 
     /// Adds to a cargo command what this toolchain needs.
     pub fn apply(&self, cargo: &mut Command) {
-        cargo.args(["--target", TARGET]);
-        if let Toolchain::Source(library) = self {
+        cargo.args(["--target", self.target]);
+        if let Core::Source(library) = &self.core {
             // Building the standard library is an unstable feature of the pinned, stable toolchain.
             cargo.env("RUSTC_BOOTSTRAP", "1").env("__CARGO_TESTS_ONLY_SRC_ROOT", library);
             cargo.args(["-Zbuild-std=core,alloc,compiler_builtins", "-Zbuild-std-features=compiler-builtins-mem"]);
@@ -37,19 +46,24 @@ impl Toolchain {
     }
 }
 
-/// Finds `core` for [`TARGET`], or gets it.
-pub fn find(cache: &Cache) -> Result<Toolchain> {
-    if installed() || rustup_adds() {
-        return Ok(Toolchain::Installed);
+/// Finds `core` for an architecture, or gets it.
+pub fn find(cache: &Cache, arch: Arch) -> Result<Toolchain> {
+    find_target(cache, arch, arch.target())
+}
+
+/// Finds `core` for one of an architecture's targets, or gets it.
+pub fn find_target(cache: &Cache, arch: Arch, target: &'static str) -> Result<Toolchain> {
+    if installed(target) || rustup_adds(target) {
+        return Ok(Toolchain { arch, target, core: Core::Installed });
     }
     let release = release()?;
     let why = || {
         format!(
-            "Rust {release} has no `core` for {TARGET}, and its source cannot be had either; \
-             `rustup target add {TARGET}` would settle it"
+            "Rust {release} has no `core` for {target}, and its source cannot be had either; \
+             `rustup target add {target}` would settle it"
         )
     };
-    Ok(Toolchain::Source(source(cache, &release).with_context(why)?))
+    Ok(Toolchain { arch, target, core: Core::Source(source(cache, &release).with_context(why)?) })
 }
 
 fn rustc() -> Command {
@@ -59,24 +73,24 @@ fn rustc() -> Command {
 }
 
 /// Does the active sysroot hold a `core` for the target?
-fn installed() -> bool {
-    let Ok(out) = rustc().args(["--print", "target-libdir", "--target", TARGET]).output() else { return false };
+fn installed(target: &str) -> bool {
+    let Ok(out) = rustc().args(["--print", "target-libdir", "--target", target]).output() else { return false };
     let folder = PathBuf::from(String::from_utf8_lossy(&out.stdout).trim());
     let mut files = folder.read_dir().into_iter().flatten().flatten();
     out.status.success() && files.any(|f| f.file_name().to_string_lossy().starts_with("libcore-"))
 }
 
 /// Asks rustup for the target, unless the user forbids it to install things.
-fn rustup_adds() -> bool {
+fn rustup_adds(target: &str) -> bool {
     if std::env::var("RUSTUP_AUTO_INSTALL").is_ok_and(|v| v == "0") || on_path("rustup").is_none() {
         return false;
     }
     let step = Step::start("rustup target");
     let mut command = Command::new("rustup");
-    command.args(["target", "add", TARGET]).current_dir(crate::paths::root());
+    command.args(["target", "add", target]).current_dir(crate::paths::root());
     let added = command.stdin(Stdio::null()).output().is_ok_and(|out| out.status.success());
     step.done(if added { "added" } else { "not to be had; trying the library's source" });
-    added && installed()
+    added && installed(target)
 }
 
 fn release() -> Result<String> {

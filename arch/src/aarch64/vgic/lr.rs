@@ -68,6 +68,14 @@ impl ListRegs {
         }
     }
 
+    /// Whether a list register holds something, or did so when it was last looked at.
+    #[inline]
+    pub fn is_used(&self) -> bool {
+        // Without branches: this is on the way of every exit, and most of the time nothing is listed.
+        let slots = self.slots().end;
+        self.lr[..slots].iter().chain(&self.loaded[..slots]).fold(0, |all, word| all | word) != 0
+    }
+
     fn load(&mut self, slot: usize, value: u64) {
         self.lr[slot] = value;
         self.loaded[slot] = value;
@@ -86,7 +94,9 @@ impl ListRegs {
 pub fn fill(dist: &Dist, cpu: &CpuIf, index: usize, lrs: &mut ListRegs) -> VcpuMask {
     let kick = drain(dist, cpu, index, lrs);
     let vcpu = Vcpu { dist, cpu, index };
-    vcpu.refresh_active(lrs);
+    if lrs.is_used() {
+        vcpu.refresh_active(lrs);
+    }
     let (more_kick, overflow) = vcpu.list_pending(lrs);
     lrs.hcr = lrs.hcr & HCR_TRAPS | HCR_EN;
     if overflow {
@@ -102,7 +112,7 @@ pub fn fill(dist: &Dist, cpu: &CpuIf, index: usize, lrs: &mut ListRegs) -> VcpuM
 #[must_use = "other vCPUs may wait for an interrupt that this one has let go of"]
 pub fn drain(dist: &Dist, cpu: &CpuIf, index: usize, lrs: &mut ListRegs) -> VcpuMask {
     // Most of the time nothing is listed, and this is on the way of every exit.
-    if lrs.slots().all(|slot| lrs.loaded[slot] == 0 && lrs.lr[slot] == 0) {
+    if !lrs.is_used() {
         return 0;
     }
     let vcpu = Vcpu { dist, cpu, index };

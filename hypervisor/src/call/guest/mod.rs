@@ -64,8 +64,13 @@ pub struct Call<'a> {
 /// Answers HVC #0, SMC #0 or TDCALL.
 pub fn dispatch(postern: &Postern, vm: &Vm, page: &VcpuPage, registers: &mut Vcpu, conduit: Conduit) -> Outcome {
     postern.counters.count(counter::GUEST_CALLS);
-    if vm.dialect == Dialect::Realm && conduit == Conduit::Hvc {
-        // What a realm gets for it from its monitor, and what Linux never does.
+    let known = match vm.dialect {
+        Dialect::Pkvm => conduit != Conduit::Tdcall,
+        // What a realm gets for HVC from its monitor, and what Linux never does.
+        Dialect::Realm => conduit == Conduit::Smc,
+        Dialect::Tdx => conduit == Conduit::Tdcall,
+    };
+    if !known {
         registers.inject_undefined();
         return Outcome::Resume;
     }

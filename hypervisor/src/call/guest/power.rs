@@ -87,7 +87,5 @@ fn affinity_info(vm: &Vm, [affinity, level, _]: [u64; 3]) -> i64 {
 }
 
 fn end(vm: &Vm, how: u64) -> Answer {
-    // The first vCPU to say so decides.
-    let _ = vm.ending.compare_exchange(ending::NONE, how, Ordering::AcqRel, Ordering::Acquire);
-    Answer::Leave(Reason::Ended(vm.ending.load(Ordering::Acquire)))
+    Answer::Leave(Reason::Ended(vm.end(how)))
 }

@@ -22,7 +22,7 @@ fn run(postern: &Postern, [address, ..]: [u64; 6]) -> Result<Reply, Refused> {
         State::Host | State::Lent => (states::HOST, record.count),
         State::Postern => (states::POSTERN, 0),
         State::Meta => (states::META, 0),
-        State::Private => (states::PRIVATE, 0),
+        State::Private | State::Pending => (states::PRIVATE, 0),
         State::Shared => (states::SHARED, record.count),
         State::Poisoned => (states::POISONED, 0),
         _ => (states::MOVING, 0),

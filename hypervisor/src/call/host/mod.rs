@@ -124,6 +124,10 @@ pub fn dispatch(postern: &Postern, number: u64, arguments: [u64; 6]) -> [u64; 4]
     postern.counters.count(counter::HOST_CALLS);
     let index = number.checked_sub(host::BASE).and_then(|index| usize::try_from(index).ok());
     let Some(call) = index.and_then(|index| CALLS.get(index)) else {
+        #[cfg(feature = "crash-test")]
+        if let Some(crash) = postern.crash.filter(|_| number == host::CRASH_TEST) {
+            crash.happen();
+        }
         postern.counters.count(counter::HOST_REFUSALS);
         log::debug!("host call {number:#x}: {}", Refused::Unknown);
         return [Refused::Unknown.host_code() as u64, 0, 0, 0];

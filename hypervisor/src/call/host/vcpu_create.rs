@@ -7,7 +7,7 @@ use crate::{Postern, Refused, place};
 use abi::host::{self, vm_state};
 use arch::machine::{VCPU_FRAMES, Vcpu};
 use arrayvec::ArrayVec;
-use core::sync::atomic::{AtomicBool, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use guestmem::{Pfn, Refusal};
 use spin::Mutex;
 
@@ -76,6 +76,7 @@ fn page(index: usize, frame: Pfn, run_page: Pfn, frames: [Pfn; VCPU_FRAMES]) -> 
         run_page,
         power: AtomicU64::new(power::OFF),
         kicked: AtomicBool::new(false),
+        runs_on: AtomicUsize::new(0),
         host_call: AtomicU64::new(0),
         own: Mutex::new(Registers(Vcpu::new(index, frames))),
     }

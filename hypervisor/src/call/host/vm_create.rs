@@ -6,7 +6,7 @@ use crate::vm::{ArchVm, Dialect, Vm, ending};
 use crate::{Postern, Refused};
 use abi::host::{self, GUEST_RAM_MAX, META_FRAMES_MIN, VCPUS_MAX, VmConfig, vm_state};
 use core::sync::atomic::{AtomicU64, Ordering};
-use guestmem::{Budget, Gfn, Guest, Layout, OwnerId, Pfn, Progress, Record, Refusal, Space, State};
+use guestmem::{Gfn, Guest, Layout, OwnerId, Pfn, Record, Refusal, Space, State};
 use spin::{Mutex, Once};
 
 /// See [`host::VM_CREATE`].
@@ -48,9 +48,9 @@ fn run(postern: &Postern, [config, meta, count, ..]: [u64; 6]) -> Result<Reply, 
     }
     let (mut slot, owner, handle) = postern.vms.vacant()?;
     let memory = guest(owner, frame(meta)?, dialect, &config);
-    for frame in frames {
+    for (taken, frame) in frames.clone().enumerate() {
         if let Err(refusal) = postern.core.donate_meta(&memory, frame) {
-            give_back(postern, &memory);
+            give_back(postern, &memory, frames.take(taken));
             return Err(refusal.into());
         }
     }
@@ -66,6 +66,8 @@ fn run(postern: &Postern, [config, meta, count, ..]: [u64; 6]) -> Result<Reply, 
         vcpus: [const { Once::new() }; VCPUS_MAX],
         launch: Mutex::new(Measurement::new(&config_words)),
         extensible: Mutex::new(Extensible::default()),
+        controls: AtomicU64::new(0),
+        notify: AtomicU64::new(0),
         entry: Once::new(),
     });
     Ok(done([handle, 0, 0]))
@@ -78,7 +80,7 @@ fn is_free(record: &Record) -> bool {
 
 fn guest(owner: OwnerId, root: Pfn, dialect: Dialect, config: &VmConfig) -> Guest {
     let ram = Gfn::from_addr(config.ram_base)..Gfn::from_addr(config.ram_base + config.ram_size);
-    Guest::new(owner, root, Layout { ram, alias: dialect.alias_bit() })
+    Guest::new(owner, root, Layout { ram, alias: dialect.alias_bit(), accepts: dialect == Dialect::Tdx })
 }
 
 fn check(config: &VmConfig) -> Result<Dialect, Refused> {
@@ -113,13 +115,12 @@ fn check(config: &VmConfig) -> Result<Dialect, Refused> {
     Ok(dialect)
 }
 
-/// Undoes a creation half way. At most [`host::FRAMES_PER_CALL`] frames of metadata have to go back.
-fn give_back(postern: &Postern, memory: &Guest) {
+/// Undoes a creation half way: gives back what was taken, and nothing has to be looked for.
+fn give_back(postern: &Postern, memory: &Guest, taken: impl Iterator<Item = Pfn>) {
     postern.core.kill(memory);
-    for _ in 0..2 * host::FRAMES_PER_CALL {
-        if postern.core.reclaim(memory, &mut Budget::new(host::FRAMES_PER_CALL)) == Progress::Done {
-            return;
+    for frame in taken {
+        if let Err(refusal) = postern.core.withdraw_meta(memory, frame) {
+            log::error!("metadata of a VM that was not created stays with Postern: {refusal:?}");
         }
     }
-    log::error!("metadata of a VM that was not created stays with Postern");
 }

@@ -4,7 +4,6 @@ use super::{Call, DONE, Reply};
 use crate::{Postern, Refused};
 use abi::host::{self, vm_state};
 use core::sync::atomic::Ordering;
-use spin::Once;
 
 /// See [`host::VM_DESTROY`].
 pub const CALL: Call = Call {
@@ -12,7 +11,7 @@ pub const CALL: Call = Call {
     name: "VM_DESTROY",
     arguments: &["handle"],
     results: &[],
-    summary: "Makes sure that the VM never runs again. Running vCPUs leave at their next exit.",
+    summary: "Makes sure that the VM never runs again. Running vCPUs leave at once.",
     run,
 };
 
@@ -22,9 +21,7 @@ fn run(postern: &Postern, [handle, ..]: [u64; 6]) -> Result<Reply, Refused> {
             return Err(Refused::State("the VM is destroyed already"));
         }
         postern.core.kill(&vm.memory);
-        for page in vm.vcpus.iter().filter_map(Once::get) {
-            page.kicked.store(true, Ordering::Release);
-        }
+        vm.interrupt();
         Ok(DONE)
     })
 }

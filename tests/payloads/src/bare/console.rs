@@ -1,7 +1,6 @@
-//! Text output: to Postern's log through a host call, or to a PL011. Whole lines, so that CPUs do not mix theirs.
+//! Text output: to Postern's log through a host call, or to a UART. Whole lines, so that CPUs do not mix theirs.
 
-use super::gic::{read32, write32};
-use super::hostcall;
+use super::{hostcall, uart};
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU64, Ordering};
 use spin::mutex::SpinMutex;
@@ -19,44 +18,14 @@ struct Line {
     length: usize,
 }
 
-/// PL011 register offsets (Arm DDI0183 section 3.2).
-mod register {
-    pub const DATA: u64 = 0;
-    pub const FLAGS: u64 = 0x18;
-    pub const LINE_CONTROL: u64 = 0x2c;
-    pub const CONTROL: u64 = 0x30;
-}
-const TRANSMIT_FULL: u32 = 1 << 5;
-const RECEIVE_EMPTY: u32 = 1 << 4;
-
 /// Sends the output to Postern's log.
 pub fn use_log() {
     SINK.store(LOG, Ordering::Relaxed);
 }
 
-/// Sends the output to the PL011 at `address`.
+/// Sends the output to the UART at `address`, a port on x86-64.
 pub fn use_uart(address: u64) {
     SINK.store(address, Ordering::Relaxed);
-}
-
-/// Switches a PL011 on: FIFO, receiver and transmitter.
-pub fn uart_init(address: u64) {
-    write32(address + register::CONTROL, 0);
-    write32(address + register::LINE_CONTROL, 3 << 5 | 1 << 4);
-    write32(address + register::CONTROL, 1 | 1 << 8 | 1 << 9);
-}
-
-/// Writes a byte to a PL011, waiting for room.
-pub fn uart_put(address: u64, byte: u8) {
-    while read32(address + register::FLAGS) & TRANSMIT_FULL != 0 {
-        core::hint::spin_loop();
-    }
-    write32(address + register::DATA, byte.into());
-}
-
-/// Takes a byte from a PL011's receiver.
-pub fn uart_get(address: u64) -> Option<u8> {
-    (read32(address + register::FLAGS) & RECEIVE_EMPTY == 0).then(|| read32(address + register::DATA) as u8)
 }
 
 impl Line {
@@ -65,7 +34,7 @@ impl Line {
         match SINK.load(Ordering::Relaxed) {
             0 => {}
             LOG => bytes.chunks(40).for_each(hostcall::console_write),
-            uart => bytes.iter().for_each(|byte| uart_put(uart, *byte)),
+            address => bytes.iter().for_each(|byte| uart::put(address, *byte)),
         }
         self.length = 0;
     }

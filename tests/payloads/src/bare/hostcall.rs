@@ -1,6 +1,6 @@
 //! Postern's host calls, one function each. The status is returned as it comes; [`OK`](abi::host::OK) is success.
 
-use super::smccc;
+use super::hypercall;
 use abi::host;
 
 /// Most repetitions of a call that keeps answering MORE: enough to wipe 16 GiB a frame at a time.
@@ -11,7 +11,7 @@ const REPEAT_MAX: u32 = 1 << 22;
 pub struct Reply {
     /// Status: one of the codes in [`abi::host`].
     pub status: i64,
-    /// x1..x3.
+    /// Results: x1..x3, or RDI, RSI, RDX.
     pub values: [u64; 3],
 }
 
@@ -27,9 +27,8 @@ impl Reply {
 
 /// Any call, once.
 pub fn raw(number: u64, arguments: [u64; 6]) -> Reply {
-    let [a, b, c, d, e, f] = arguments;
-    let [status, x1, x2, x3] = smccc::hvc([number, a, b, c, d, e, f]);
-    Reply { status: status as i64, values: [x1, x2, x3] }
+    let (status, values) = hypercall::call(number, arguments);
+    Reply { status: status as i64, values }
 }
 
 /// Any call with up to four arguments, repeated while it answers MORE; a call that never ends answers MORE.
@@ -49,9 +48,9 @@ fn once(number: u64, a: u64, b: u64, c: u64) -> Reply {
     raw(number, [a, b, c, 0, 0, 0])
 }
 
-/// Whether Postern is there at all: an HVC without a hypervisor is undefined.
+/// Whether Postern is there at all: a call without a hypervisor is an undefined instruction.
 pub fn present() -> bool {
-    matches!(smccc::try_hvc([host::VERSION, 0, 0, 0]), Ok([0, version, ..]) if version == host::VERSION_NUMBER)
+    matches!(hypercall::try_call(host::VERSION), Ok((0, version)) if version == host::VERSION_NUMBER)
 }
 
 /// `VERSION`: version and features.

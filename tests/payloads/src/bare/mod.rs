@@ -1,20 +1,25 @@
-//! What needs the bare machine.
+//! What needs the bare machine. Each architecture's folder has the same names for what both have, so that programs need not
+//! know where they run; what only one has (`gic`, `psci`, `tdcall`...) is for its own tests.
 
 pub mod console;
-pub mod cpu;
-pub mod devicetree;
-pub mod exception;
-pub mod gic;
 pub mod heap;
 pub mod hostcall;
-pub mod mmu;
+pub mod list;
 pub mod percpu;
-pub mod pkvm;
-pub mod psci;
-pub mod registers;
-pub mod rsi;
-pub mod smccc;
-mod start;
-pub mod timer;
 
-pub use start::{Boot, secondary_entry, start_cpu};
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(target_arch = "aarch64")]
+pub use aarch64::*;
+
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+#[cfg(target_arch = "x86_64")]
+pub use x86_64::*;
+
+/// Words that differ from each other and from those of another seed.
+pub fn pattern<const WORDS: usize>(seed: u64) -> [u64; WORDS] {
+    core::array::from_fn(|n| {
+        seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (n as u64 + 1).wrapping_mul(0x0101_0101_0101_0101)
+    })
+}

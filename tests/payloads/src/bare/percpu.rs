@@ -1,13 +1,13 @@
-//! Per-CPU data: found through TPIDR_EL1, so that exception entry code reaches it with one instruction.
+//! Per-CPU data: found through a register, so that exception entry code reaches it with one instruction.
 
-use core::arch::asm;
+use super::cpu;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 /// Most CPUs that the programs use.
 pub const CPUS_MAX: usize = 8;
 /// Interrupts that are counted one by one.
-const COUNTED: usize = 128;
+const COUNTED: usize = 256;
 const STACK_BYTES: usize = 64 << 10;
 
 /// One CPU's data. The first three words belong to the exception entry code.
@@ -15,17 +15,21 @@ const STACK_BYTES: usize = 64 << 10;
 pub struct PerCpu {
     /// Where to continue after a synchronous exception; zero when none is expected.
     resume: AtomicU64,
-    /// Syndrome of the last expected exception; zero when there was none.
+    /// Syndrome of the last expected exception, in the architecture's own form; zero when there was none.
     esr: AtomicU64,
     /// Fault address of the last expected exception.
     far: AtomicU64,
     stack_top: AtomicU64,
+    /// The area's own address.
+    own: AtomicU64,
     index: AtomicUsize,
     interrupts: [AtomicU32; COUNTED],
 }
 
 /// Offset of the stack pointer that `secondary_start` loads.
 pub const STACK_TOP: usize = offset_of!(PerCpu, stack_top);
+/// Offset of the area's own address.
+pub const OWN: usize = offset_of!(PerCpu, own);
 /// Offset of the syndrome that the exception entry stores.
 pub const ESR: usize = offset_of!(PerCpu, esr);
 /// Offset of the fault address that the exception entry stores.
@@ -46,14 +50,20 @@ impl PerCpu {
             esr: AtomicU64::new(0),
             far: AtomicU64::new(0),
             stack_top: AtomicU64::new(0),
+            own: AtomicU64::new(0),
             index: AtomicUsize::new(0),
             interrupts: [const { AtomicU32::new(0) }; COUNTED],
         }
     }
 
-    /// This CPU's position in the device tree's list.
+    /// This CPU's position in the machine's list.
     pub fn index(&self) -> usize {
         self.index.load(Ordering::Relaxed)
+    }
+
+    /// Where its stack begins; only CPUs that were started have one.
+    pub fn stack_top(&self) -> u64 {
+        self.stack_top.load(Ordering::Acquire)
     }
 
     /// Forgets the last expected exception.
@@ -65,6 +75,17 @@ impl PerCpu {
     pub fn taken(&self) -> Option<(u64, u64)> {
         let esr = self.esr.load(Ordering::Relaxed);
         (esr != 0).then(|| (esr, self.far.load(Ordering::Relaxed)))
+    }
+
+    /// Where to continue after an exception, which is expected no more then; zero when none is.
+    pub fn take_resume(&self) -> u64 {
+        self.resume.swap(0, Ordering::Relaxed)
+    }
+
+    /// Notes an expected exception.
+    pub fn note(&self, syndrome: u64, address: u64) {
+        self.esr.store(syndrome, Ordering::Relaxed);
+        self.far.store(address, Ordering::Relaxed);
     }
 
     /// Counts an interrupt.
@@ -84,18 +105,15 @@ impl PerCpu {
 pub fn install(index: usize) {
     let area = &AREAS[index];
     area.index.store(index, Ordering::Relaxed);
-    // SAFETY: TPIDR_EL1 is for software's use; nothing but this module uses it.
-    unsafe { asm!("msr tpidr_el1, {0}", "isb", in(reg) area) };
+    let own = core::ptr::from_ref(area) as u64;
+    area.own.store(own, Ordering::Relaxed);
+    cpu::set_area(own);
 }
 
 /// The calling CPU's area.
 pub fn this() -> &'static PerCpu {
-    let area: *const PerCpu;
     // SAFETY: `install` ran first on every CPU, so the register holds the address of a static.
-    unsafe {
-        asm!("mrs {0}, tpidr_el1", out(reg) area, options(nomem, nostack, preserves_flags));
-        &*area
-    }
+    unsafe { &*(cpu::area() as *const PerCpu) }
 }
 
 /// The area of CPU `index`.
@@ -103,12 +121,12 @@ pub fn of(index: usize) -> &'static PerCpu {
     &AREAS[index]
 }
 
-/// The calling CPU's position in the device tree's list.
+/// The calling CPU's position in the machine's list.
 pub fn index() -> usize {
     this().index()
 }
 
-/// Readies area and stack of CPU `index`; answers the context argument of its `CPU_ON`.
+/// Readies area and stack of CPU `index`; answers the area's address, which that CPU starts with.
 pub(super) fn prepare(index: usize) -> u64 {
     let area = &AREAS[index];
     area.index.store(index, Ordering::Relaxed);
@@ -124,7 +142,7 @@ pub(super) fn set_affinities(list: &[u64]) {
     }
 }
 
-/// MPIDR affinity of CPU `index`.
+/// What the hardware calls CPU `index`: its MPIDR affinity, or its APIC ID.
 pub fn affinity(index: usize) -> u64 {
     AFFINITIES[index].load(Ordering::Relaxed)
 }

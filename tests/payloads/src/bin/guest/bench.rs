@@ -1,10 +1,11 @@
 //! Costs in ticks of the virtual counter; under an instruction-counting emulator a tick is an instruction.
 
-use crate::world::{World, read, write};
+use crate::dialect;
+use crate::world::{Dialect, World, read, write};
 use abi::{BLOCK_SIZE, FRAME_SIZE};
-use payloads::gic::write64;
+use payloads::device::write64;
 use payloads::mailbox::{ARGUMENT, BASE};
-use payloads::{pkvm as calls, rsi as realm, say, smccc, timer};
+use payloads::{say, timer};
 
 /// Ticks of `work` for each of `count` pieces.
 fn measure(count: u64, mut work: impl FnMut(u64)) -> u64 {
@@ -15,16 +16,20 @@ fn measure(count: u64, mut work: impl FnMut(u64)) -> u64 {
     (timer::now() - start) / count
 }
 
-/// What a realm's measurements are called, to tell them from those of a pKVM guest.
+/// What a dialect's measurements are called; those of a pKVM guest have no name of their own.
 fn prefix(world: &World) -> &'static str {
-    if world.is_realm() { "realm-" } else { "" }
+    match world.dialect {
+        Dialect::Realm => "realm-",
+        Dialect::Tdx => "tdx-",
+        _ => "",
+    }
 }
 
 /// The measurements on single pages.
 pub fn run(world: &World) {
     const COUNT: u64 = 256;
     let name = prefix(world);
-    say!("bench: {name}hypercall {}", measure(COUNT, |_| cheapest_call(world)));
+    say!("bench: {name}hypercall {}", measure(COUNT, |_| dialect::cheapest_call(world)));
     let pages = world.pages(COUNT, BLOCK_SIZE);
     say!("bench: {name}first-touch {}", measure(COUNT, |n| write(pages + n * FRAME_SIZE, 1)));
     say!("bench: {name}share-unshare {}", measure(COUNT, |n| share_unshare(world, pages + n * FRAME_SIZE)));
@@ -32,23 +37,9 @@ pub fn run(world: &World) {
     say!("bench: {name}timer-read {}", measure(COUNT, |_| core::hint::black_box(())));
 }
 
-fn cheapest_call(world: &World) {
-    if world.is_realm() {
-        core::hint::black_box(realm::version(abi::rsi::VERSION_1_0));
-    } else {
-        core::hint::black_box(smccc::hvc(smccc::call(abi::pkvm::FEATURES, 0, 0, 0)));
-    }
-}
-
 /// One page of a kind that is there already, opened and closed.
 fn share_unshare(world: &World, page: u64) {
-    let failed = if world.is_realm() {
-        let to = |state| realm::ipa_state_set(page, page + FRAME_SIZE, state, 0)[0] != abi::rsi::SUCCESS;
-        to(abi::rsi::RIPAS_EMPTY) | to(abi::rsi::RIPAS_RAM)
-    } else {
-        calls::share(page) != 0 || calls::unshare(page) != 0
-    };
-    assert!(!failed, "a conversion was refused");
+    assert!(dialect::share_unshare(world, page), "a conversion was refused");
 }
 
 /// Conversion of 2 MiB that came as one block, to shared and back; and its first touch.

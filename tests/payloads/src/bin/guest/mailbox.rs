@@ -1,8 +1,8 @@
 //! The guest's end of the test device.
 
 use crate::world::World;
-use payloads::gic::{read64, write64};
-use payloads::mailbox::{ARGUMENT, BASE, COMMAND, LOWER, RESULT, VALUE, command};
+use payloads::device::{read64, write64};
+use payloads::mailbox::{ARGUMENT, BASE, COMMAND, RESULT, VALUE, command};
 
 /// Has the host execute a command.
 pub fn ask(world: &World, number: u64, argument: u64, value: u64) -> u64 {
@@ -15,8 +15,9 @@ pub fn ask(world: &World, number: u64, argument: u64, value: u64) -> u64 {
 
 /// Has the host lower an interrupt line; for an interrupt handler, which may come in the middle of [`ask`], so it uses a
 /// register of its own.
+#[cfg(target_arch = "aarch64")]
 pub fn lower(alias: u64, intid: u32) {
-    write64(BASE + alias + LOWER, intid.into());
+    write64(BASE + alias + payloads::mailbox::LOWER, intid.into());
 }
 
 /// What the host reads in the frame behind a guest address.

@@ -1,4 +1,4 @@
-//! A tiny guest kernel for both dialects. Its kernel command line says what it does: `test=<name>`, where the name is one
+//! A tiny guest kernel for all dialects. Its kernel command line says what it does: `test=<name>`, where the name is one
 //! test, or `functional`, `attacks`, `bench`, `soak`, or `idle`. It reports lines `guest: pass <name>` and
 //! `guest: FAIL <name>: <why>` on its console and powers off.
 #![no_std]
@@ -8,8 +8,15 @@
 
 extern crate alloc;
 
+#[cfg(target_arch = "aarch64")]
+mod attacks;
+#[cfg(target_arch = "x86_64")]
+#[path = "attacks_x86/mod.rs"]
 mod attacks;
 mod bench;
+#[cfg_attr(target_arch = "aarch64", path = "dialect/aarch64.rs")]
+#[cfg_attr(target_arch = "x86_64", path = "dialect/x86_64.rs")]
+mod dialect;
 mod functional;
 mod mailbox;
 mod smp;
@@ -18,7 +25,7 @@ mod table;
 mod terminal;
 mod world;
 
-use payloads::{Boot, config, cpu, psci, say};
+use payloads::{Boot, config, cpu, power, say};
 use world::World;
 
 payloads::entry!(main, 1 << 20);
@@ -36,7 +43,7 @@ fn main(boot: Boot) -> ! {
         _ if terminal::run(&world, name) => {}
         _ => table::run(&world, name),
     }
-    psci::system_off()
+    power::off()
 }
 
 /// Waits for whatever the host does.
@@ -55,5 +62,5 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
         place.0,
         place.1
     ));
-    psci::system_off()
+    power::off()
 }

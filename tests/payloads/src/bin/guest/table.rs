@@ -7,14 +7,17 @@ use payloads::mailbox::command;
 use payloads::say;
 
 /// Where a test makes sense.
+#[allow(dead_code)] // Each architecture has its own.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum For {
-    /// In both dialects.
+    /// In all dialects.
     Both,
     /// In realms only.
     Realm,
     /// In pKVM guests only.
     Pkvm,
+    /// In TDX guests only.
+    Tdx,
 }
 
 /// A test: its name, where it applies, and the function, which answers why it failed.
@@ -27,6 +30,7 @@ pub fn run(world: &World, name: &str) {
         For::Both => true,
         For::Realm => world.dialect == Dialect::Realm,
         For::Pkvm => world.dialect == Dialect::Pkvm,
+        For::Tdx => world.dialect == Dialect::Tdx,
     };
     let (mut passed, mut failed) = (0, 0);
     for (list, tests) in lists {

@@ -4,7 +4,7 @@ use crate::mailbox;
 use crate::world::{World, read, write};
 use payloads::mailbox::{BASE, GREETING, RESULT, VICTIM_SEED, command};
 use payloads::registers::{self, General, Vector};
-use payloads::{attempt, cpu, gic, psci, say, timer};
+use payloads::{cpu, doom, interrupt, power, say, timer};
 
 /// What the victim writes into the page that it shares.
 const SHARED_MARK: u64 = 0x0b11_c000_0b11_c001;
@@ -14,16 +14,23 @@ const SECRET: u64 = 0x5ec2_e700_5ec2_e701;
 /// Runs the terminal test `name`; `false` when there is none of that name.
 pub fn run(world: &World, name: &str) -> bool {
     match name {
-        "reset" => psci::system_reset(),
+        "reset" => power::reset(),
         "off-while-others-run" => off_while_others_run(world),
         "all-off" => all_off(),
         "jump-nowhere" => jump_nowhere(world),
-        "vectors-nowhere" => vectors_nowhere(),
-        "stack-in-device" => stack_in_device(world),
+        "vectors-nowhere" => doom::vectors(BASE + world.alias),
+        "stack-in-device" => doom::stack(BASE + world.alias + 0x800),
         "spin" => spin(),
         "victim" => victim(world),
         "demo" => demo(world),
+        #[cfg(target_arch = "aarch64")]
         "aarch32" => aarch32(),
+        #[cfg(target_arch = "x86_64")]
+        "triple-fault" => doom::triple_fault(),
+        #[cfg(target_arch = "x86_64")]
+        "fatal-error" => {
+            payloads::tdcall::vmcall(abi::tdx::vmcall::REPORT_FATAL_ERROR, [0; 4]);
+        }
         _ => return false,
     }
     true
@@ -31,8 +38,8 @@ pub fn run(world: &World, name: &str) -> bool {
 
 /// The last vCPU switches itself off: nothing will ever run again.
 fn all_off() {
-    let code = psci::cpu_off();
-    say!("guest: CPU_OFF answers {code}");
+    power::cpu_off();
+    say!("guest: the last vCPU was not switched off");
 }
 
 /// Powers off while the other vCPUs spin.
@@ -49,23 +56,7 @@ fn off_while_others_run(world: &World) {
 /// Code where there is no memory, and exception vectors there too.
 fn jump_nowhere(world: &World) {
     cpu::mask_interrupts();
-    let nowhere = world.ram.end + (1 << 30);
-    // SAFETY: the guest gives itself up.
-    unsafe { core::arch::asm!("msr vbar_el1, {0}", "isb", "br {0}", in(reg) nowhere, options(noreturn)) };
-}
-
-/// An exception whose vector is in a device.
-fn vectors_nowhere() {
-    // SAFETY: the guest gives itself up.
-    unsafe { core::arch::asm!("msr vbar_el1, {0}", "isb", "udf #0", in(reg) 0x0900_0000u64, options(noreturn)) };
-}
-
-/// The exception entry stores to a device with instructions that cannot be decoded.
-fn stack_in_device(world: &World) {
-    // SAFETY: the guest gives itself up.
-    unsafe {
-        core::arch::asm!("mov sp, {0}", "udf #0", in(reg) payloads::mailbox::BASE + world.alias + 0x800, options(noreturn))
-    };
+    doom::jump(world.ram.end + (1 << 30))
 }
 
 /// Holds private and shared pages and exits again and again, all registers full of a pattern.
@@ -83,10 +74,10 @@ fn victim(world: &World) {
     mailbox::ask(world, command::READY, 0, 0);
     loop {
         timer::fire_at(timer::now() + timer::ticks(1));
-        registers::around_wfi(&general);
-        while gic::acknowledge_and_end() {}
+        registers::around_wait(&general);
+        interrupt::service();
         let mut load = general;
-        load[1] = BASE + world.alias + RESULT;
+        registers::prepare_load(&mut load, BASE + world.alias + RESULT);
         registers::around_load(&load);
         if registers::store_vectors() != vectors {
             say!("guest: FAIL victim: the FP registers changed");
@@ -126,8 +117,9 @@ fn spin() {
 }
 
 /// An exception return to AArch32, which the guest does not have at EL1.
+#[cfg(target_arch = "aarch64")]
 fn aarch32() {
-    let found = attempt!(
+    let found = payloads::attempt!(
         "msr spsr_el1, {spsr}", "adr {t}, 98f", "msr elr_el1, {t}", "eret", "98:";
         spsr = in(reg) 0x1d3u64, t = out(reg) _,
     );

@@ -1,18 +1,21 @@
 //! What the guest runs in: dialect, memory, devices.
 
-use abi::{FRAME_SIZE, pkvm, rsi, smccc as ids};
+use crate::dialect;
+use abi::FRAME_SIZE;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
-use payloads::devicetree::Machine;
-use payloads::{Boot, console, gic, psci, rsi as realm, smccc};
+use payloads::{Boot, Machine, console, interrupt, uart};
 
 /// The ABI between guest and hypervisor.
+#[allow(dead_code)] // Each architecture has its own.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
     /// Arm CCA.
     Realm,
     /// pKVM.
     Pkvm,
+    /// Intel TDX.
+    Tdx,
     /// None: an ordinary machine.
     Bare,
 }
@@ -23,18 +26,9 @@ impl Dialect {
         match self {
             Self::Realm => "realm",
             Self::Pkvm => "pkvm",
+            Self::Tdx => "tdx",
             Self::Bare => "no",
         }
-    }
-
-    /// Asks the hypervisor, in the way that Linux does.
-    fn detect() -> Self {
-        if psci::by_smc() {
-            let [status, ..] = realm::version(rsi::VERSION_1_0);
-            return if status == rsi::SUCCESS { Self::Realm } else { Self::Bare };
-        }
-        let uid = smccc::hvc(smccc::call(ids::VENDOR_UID, 0, 0, 0));
-        if uid.map(|word| word & 0xffff_ffff) == pkvm::KVM_UID { Self::Pkvm } else { Self::Bare }
     }
 }
 
@@ -54,22 +48,23 @@ pub struct World {
 impl World {
     /// Finds out and sets up console and interrupts.
     pub fn new(boot: Boot) -> Self {
-        let dialect = Dialect::detect();
-        let alias = if dialect == Dialect::Realm { 1 << (rsi::IPA_BITS - 1) } else { 0 };
+        let dialect = dialect::detect();
+        let alias = dialect::alias(dialect);
         let machine = boot.machine;
-        if let Some(uart) = machine.uarts.first() {
-            console::uart_init(uart + alias);
-            console::use_uart(uart + alias);
+        if let Some(line) = machine.uarts.first() {
+            let line = uart::shared(*line, alias);
+            uart::init(line);
+            console::use_uart(line);
         }
-        gic::init(machine.distributor + alias, machine.redistributors + alias);
-        gic::init_cpu();
-        let ram = machine.memory.first().cloned().unwrap_or(0..0);
-        let blob = boot.blob.as_ptr() as u64 + boot.blob.len() as u64;
-        let free = AtomicU64::new(boot.image.end.max(blob).next_multiple_of(abi::BLOCK_SIZE));
+        interrupt::init(&machine, alias);
+        interrupt::init_cpu();
+        let ram = machine.memory.iter().max_by_key(|range| range.end - range.start).cloned().unwrap_or(0..0);
+        let free = AtomicU64::new(boot.image.end.max(boot.description.end).next_multiple_of(abi::BLOCK_SIZE));
         Self { dialect, machine, ram, alias, free }
     }
 
     /// Whether this is a realm.
+    #[cfg(target_arch = "aarch64")]
     pub fn is_realm(&self) -> bool {
         self.dialect == Dialect::Realm
     }
@@ -93,7 +88,7 @@ impl World {
     /// # Errors
     /// The dialect's code.
     pub fn share(&self, start: u64, count: u64) -> Result<u64, i64> {
-        self.convert(start, count, true)?;
+        dialect::convert(self, start, count, true)?;
         Ok(start + self.alias)
     }
 
@@ -102,22 +97,7 @@ impl World {
     /// # Errors
     /// The dialect's code.
     pub fn unshare(&self, start: u64, count: u64) -> Result<(), i64> {
-        self.convert(start, count, false)
-    }
-
-    fn convert(&self, start: u64, count: u64, share: bool) -> Result<(), i64> {
-        if self.is_realm() {
-            let state = if share { rsi::RIPAS_EMPTY } else { rsi::RIPAS_RAM };
-            return realm::set_state(start, start + count * FRAME_SIZE, state).map_err(|status| status as i64);
-        }
-        let call = if share { payloads::pkvm::share } else { payloads::pkvm::unshare };
-        for n in 0..count {
-            match call(start + n * FRAME_SIZE) {
-                0 => {}
-                code => return Err(code),
-            }
-        }
-        Ok(())
+        dialect::convert(self, start, count, false)
     }
 }
 

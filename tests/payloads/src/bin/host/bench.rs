@@ -2,26 +2,22 @@
 //! instruction-counting emulator a tick of the counter is an instruction.
 
 use crate::bundle::Bundle;
-use crate::guest_tree::RAM_BASE;
 use crate::launch::{self, Software};
+use crate::platform::{BENCH, DIALECTS, RAM_BASE};
 use crate::vm::Shape;
 use crate::{frames, run, schedule, teardown};
 use abi::FRAME_SIZE;
-use abi::host::{counter, dialect};
+use abi::host::counter;
 use alloc::format;
 use alloc::string::String;
 use payloads::{Boot, hostcall, say, timer};
-
-/// Guests that measure: dialect, whether memory comes in 2 MiB, and the guest's test.
-const GUESTS: [(u64, bool, &str); 3] =
-    [(dialect::PKVM, false, "bench"), (dialect::REALM, false, "bench"), (dialect::REALM, true, "bench-blocks")];
 
 /// All measurements.
 ///
 /// # Errors
 /// A sentence for the session's last line.
 pub fn run(bundle: &Bundle, boot: &Boot) -> Result<(), String> {
-    for (dialect, blocks, test) in GUESTS {
+    for &(dialect, blocks, test) in BENCH {
         let shape = Shape { dialect, vcpus: 1, memory: 64 << 20, blocks };
         let arguments = format!("test={test}");
         let software = Software { kernel: bundle.tiny_guest()?, initrd: None, arguments: &arguments, seed: 1 };
@@ -57,7 +53,7 @@ fn measure(count: u64, mut work: impl FnMut(u64)) -> u64 {
 /// What the host's own calls cost it.
 fn host_calls() -> Result<(), String> {
     const COUNT: u64 = 128;
-    let shape = Shape { dialect: dialect::REALM, vcpus: 1, memory: 64 << 20, blocks: false };
+    let shape = Shape { dialect: DIALECTS[0].1, vcpus: 1, memory: 64 << 20, blocks: false };
     let mut memory = launch::create(&shape, 64).map_err(|status| format!("VM_CREATE answers {status}"))?;
     let handle = memory.handle();
     let given = frames::block().ok_or("the host is out of memory")?;

@@ -1,18 +1,16 @@
-//! The guest's console: an emulated PL011 whose line is the machine's second UART.
+//! The guest's console: an emulated UART whose line is the machine's second UART.
 
+use crate::platform::{self, ConsoleDevice, Effect};
 use crate::vm::Vm;
 use alloc::string::String;
-use payloads::pl011::{Effect, Pl011};
-use payloads::{console as uart, say};
+use payloads::{say, uart};
 
-/// INTID of the console's interrupt: SPI 1.
-pub const INTID: u32 = 33;
 /// Longest line of guest text that is looked at.
 const LINE: usize = 200;
 
 /// The device and its line.
 pub struct GuestConsole {
-    device: Pl011,
+    device: ConsoleDevice,
     /// Registers of the physical UART; zero when the machine has only one.
     line: u64,
     level: bool,
@@ -27,9 +25,16 @@ impl GuestConsole {
     /// A console on the physical UART at `line`.
     pub fn new(line: u64) -> Self {
         if line != 0 {
-            uart::uart_init(line);
+            uart::init(line);
         }
-        Self { device: Pl011::new(), line, level: false, text: String::with_capacity(LINE), failures: 0, watch: None }
+        Self {
+            device: ConsoleDevice::new(),
+            line,
+            level: false,
+            text: String::with_capacity(LINE),
+            failures: 0,
+            watch: None,
+        }
     }
 
     /// Pauses the guest when it writes a line that contains `text`.
@@ -45,7 +50,7 @@ impl GuestConsole {
     /// Moves what was typed into the device.
     fn take_input(&mut self) {
         while self.line != 0 && self.device.has_room() {
-            let Some(byte) = uart::uart_get(self.line) else { break };
+            let Some(byte) = uart::get(self.line) else { break };
             self.device.receive(byte);
         }
     }
@@ -53,7 +58,7 @@ impl GuestConsole {
     /// Sends a byte; whether it ended the line that is watched for.
     fn send(&mut self, byte: u8) -> bool {
         if self.line != 0 {
-            uart::uart_put(self.line, byte);
+            uart::put(self.line, byte);
         }
         if byte != b'\n' {
             if self.text.len() < LINE && byte != b'\r' {
@@ -108,6 +113,6 @@ fn update(vm: &Vm, console: &mut GuestConsole) {
     let level = console.device.interrupt();
     if level != console.level {
         console.level = level;
-        vm.interrupt(INTID, level);
+        platform::console_interrupt(vm, level);
     }
 }

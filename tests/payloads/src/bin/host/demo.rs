@@ -92,12 +92,12 @@ fn poke(guest: &Vm) -> Result<(), String> {
     let (page, pa) = private.ok_or("the guest has no private page")?;
     say!("demo: attack: the host reads the guest's page {page:#x}, which is in its frame {pa:#x}");
     match try_read(pa) {
-        Err(abort) if abort.is_external() => observed("host-refused-read"),
+        Err(abort) if abort.is_refused() => observed("host-refused-read"),
         other => return Err(format!("the host's read gives {other:x?}")),
     }
     say!("demo: attack: the host gets an external abort instead of data; now it writes");
     match try_write(pa, 0xbad) {
-        Err(abort) if abort.is_external() => observed("host-refused-write"),
+        Err(abort) if abort.is_refused() => observed("host-refused-write"),
         other => return Err(format!("the host's write gives {other:x?}")),
     }
     say!("demo: attack: refused as well, counted, and the host lives on");
@@ -142,7 +142,7 @@ pub fn step(vm: &Vm, number: u64, page: u64, value: u64) -> u64 {
         }
         command::DEMO_UNSHARED => {
             let (read, write) = (try_read(pa), try_write(pa, 0xbad));
-            if [read.err(), write.err()].iter().all(|found| found.is_some_and(|abort| abort.is_external())) {
+            if [read.err(), write.err()].iter().all(|found| found.is_some_and(|abort| abort.is_refused())) {
                 say!("demo: unshare: the host tries again to read and to write it, and is refused again");
                 observed("refused-again");
             }

@@ -3,9 +3,12 @@
 
 use crate::bundle::Bundle;
 use crate::launch::{self, Software};
+use crate::platform;
 use crate::vm::End;
-use crate::{run, schedule, teardown};
+use crate::{run, schedule, siblings, teardown};
 use abi::run::exit;
+#[cfg(target_arch = "x86_64")]
+use abi::run::failure;
 use alloc::format;
 use alloc::string::String;
 use core::sync::atomic::Ordering;
@@ -27,6 +30,11 @@ const ENDINGS: &[Ending] = &[
     ("vectors-nowhere", &[|end| matches!(end, End::Failed(_)), |end| *end == End::Late]),
     ("stack-in-device", &[|end| matches!(end, End::Failed(_)), |end| *end == End::Late]),
     ("spin", &[|end| *end == End::Late]),
+    #[cfg(target_arch = "x86_64")]
+    ("triple-fault", &[|end| *end == End::Failed(failure::SHUTDOWN)]),
+    #[cfg(target_arch = "x86_64")]
+    ("fatal-error", &[|end| *end == End::Failed(failure::FATAL)]),
+    #[cfg(target_arch = "aarch64")]
     ("aarch32", &[|end| matches!(end, End::Failed(_)), |end| matches!(end, End::Late | End::Off)]),
 ];
 
@@ -40,6 +48,16 @@ pub fn run(bundle: &Bundle, boot: &Boot) -> Result<(), String> {
     for (name, ends) in ENDINGS.iter().filter(|(name, _)| wanted == "all" || wanted == *name) {
         match one(bundle, boot, name, ends) {
             Ok(end) => say!("ending: pass {name} ({end:?})"),
+            Err(reason) => {
+                say!("ending: FAIL {name}: {reason}");
+                failed += 1;
+            }
+        }
+    }
+    let siblings = [("siblings-stop-off", exit::SYSTEM_OFF), ("siblings-stop-destroyed", exit::FAILED)];
+    for (name, end) in siblings.iter().filter(|(name, _)| wanted == "all" || wanted == *name) {
+        match siblings::stop(bundle, boot, *end) {
+            Ok(()) => say!("ending: pass {name}"),
             Err(reason) => {
                 say!("ending: FAIL {name}: {reason}");
                 failed += 1;
@@ -60,7 +78,7 @@ fn one(bundle: &Bundle, boot: &Boot, name: &str, ends: &[fn(&End) -> bool]) -> R
     let end = schedule::run(&vm);
     // Whatever the end was, it is final: another run says so again, or is refused.
     // One that was only given up would run on, and nothing would stop it.
-    if end != End::Late {
+    if end != End::Late && (platform::OFF_IS_FINAL || matches!(end, End::Failed(_))) {
         let again = hostcall::vcpu_run(vm.handle, 0).value();
         if !matches!(again, Err(_) | Ok(exit::SYSTEM_OFF | exit::SYSTEM_RESET | exit::FAILED)) {
             return Err(format!("after {end:?} another run gives {again:?}"));

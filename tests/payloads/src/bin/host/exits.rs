@@ -1,7 +1,7 @@
 //! What the VMM does when a vCPU comes back.
 
 use crate::vm::{End, Vcpu, Vm};
-use crate::{console, guest_tree, mailbox, memory};
+use crate::{mailbox, memory, platform};
 use abi::{host, run};
 use alloc::format;
 use core::sync::atomic::Ordering;
@@ -53,6 +53,8 @@ fn exit(vm: &Vm, vcpu: &Vcpu, reason: u64) -> Next {
         run::exit::MMIO_WRITE => {
             mmio(vm, vcpu, Some(vcpu.word(run::VALUE)));
         }
+        run::exit::IO_READ => return port(vm, vcpu, None),
+        run::exit::IO_WRITE => return port(vm, vcpu, Some(vcpu.word(run::VALUE))),
         run::exit::INTERRUPT => return Next::Yield,
         run::exit::WAIT => {
             vcpu.deadline.store(vcpu.word(run::DEADLINE), Ordering::Release);
@@ -83,13 +85,15 @@ fn top_up(vm: &Vm, give: impl Fn(&Vm) -> i64) {
 }
 
 fn mmio(vm: &Vm, vcpu: &Vcpu, write: Option<u64>) -> u64 {
-    let address = vcpu.word(run::ADDRESS);
-    match address & !0xfff {
-        guest_tree::UART_BASE => console::access(vm, address & 0xfff, write),
-        mailbox::BASE => mailbox::access(vm, address & 0xfff, write),
-        // Where there is no device, reads give zero.
-        _ => 0,
+    platform::mmio(vm, vcpu.word(run::ADDRESS), write)
+}
+
+fn port(vm: &Vm, vcpu: &Vcpu, write: Option<u64>) -> Next {
+    let (value, rest) = platform::port(vm, vcpu, vcpu.word(run::ADDRESS), vcpu.word(run::SIZE), write);
+    if write.is_none() {
+        vcpu.set_word(run::MMIO_VALUE, value);
     }
+    if rest { Next::Yield } else { Next::Again }
 }
 
 fn wake(vm: &Vm, mask: u64) {

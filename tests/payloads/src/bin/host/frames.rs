@@ -15,12 +15,11 @@ struct Free {
 
 static FREE: SpinMutex<Free> = SpinMutex::new(Free { blocks: Vec::new(), singles: Vec::new(), run: 0..0 });
 
-/// Collects what the device tree lists as RAM and nobody uses.
+/// Collects what the machine lists as RAM and nobody uses.
 pub fn init(boot: &Boot) {
     let machine = &boot.machine;
-    let blob = boot.blob.as_ptr() as u64;
     let mut used: Vec<Range<u64>> = machine.reserved.to_vec();
-    used.extend([boot.image.clone(), machine.initrd.clone(), blob..blob + boot.blob.len() as u64]);
+    used.extend([boot.image.clone(), machine.initrd.clone(), boot.description.clone()]);
     let mut free = FREE.lock();
     for range in machine.memory.iter() {
         let mut at = range.start.next_multiple_of(FRAME_SIZE);

@@ -1,12 +1,21 @@
-//! The device tree of a guest (Devicetree Specification 0.4; the bindings are those of Linux).
+//! A guest's platform on arm64, and the device tree that describes it (Devicetree Specification 0.4; the bindings are those of Linux).
 
-use crate::vm::Shape;
+use crate::launch::{Software, put};
+use crate::memory::GuestMemory;
+use crate::vm::{Shape, Vcpu, Vm};
+use crate::{console, mailbox};
+use abi::BLOCK_SIZE;
 use abi::host::dialect;
+use alloc::format;
+use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
 use dtoolkit::ToPropertyValue;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
+use payloads::timer;
+
+pub use payloads::pl011::{Effect, Pl011 as ConsoleDevice};
 
 /// Where guest RAM starts.
 pub const RAM_BASE: u64 = 0x4000_0000;
@@ -19,12 +28,89 @@ pub const UART_BASE: u64 = 0x0900_0000;
 /// Bytes of the pool that a pKVM guest's devices bounce through, at the top of RAM.
 pub const POOL_SIZE: u64 = 4 << 20;
 
+/// Addresses outside of RAM, multiples of 2 MiB.
+pub const OUTSIDE: [u64; 2] = [0, RAM_BASE - BLOCK_SIZE];
+/// Postern knows of a guest that is off or wants a reset.
+pub const OFF_IS_FINAL: bool = true;
+/// The first vCPU starts the others.
+pub const ALL_START: bool = false;
+/// Dialects by name; the first is what a config without one means.
+pub const DIALECTS: &[(&str, u64)] = &[("realm", dialect::REALM), ("pkvm", dialect::PKVM)];
+/// Guests that measure: dialect, whether memory comes in 2 MiB, and the guest's test.
+pub const BENCH: &[(u64, bool, &str)] =
+    &[(dialect::PKVM, false, "bench"), (dialect::REALM, false, "bench"), (dialect::REALM, true, "bench-blocks")];
+
+/// INTID of the console's interrupt: SPI 1.
+const CONSOLE_INTERRUPT: u32 = 33;
 const INTC: u32 = 1;
 const CLOCK: u32 = 2;
 const POOL: u32 = 3;
 const SPI: u32 = 0;
 const PPI: u32 = 1;
 const LEVEL_HIGH: u32 = 4;
+
+/// There are no devices beside the console and the mailbox.
+pub type Devices = ();
+
+/// Where the first vCPU starts and what it is told.
+pub struct Entry {
+    /// Guest address of the first instruction.
+    pub start: u64,
+    /// The argument: the address of the device tree.
+    pub argument: u64,
+}
+
+/// Puts kernel, initrd and device tree into guest memory, in this order, each on a 2 MiB boundary.
+///
+/// # Errors
+/// A sentence for the user.
+pub fn load(shape: &Shape, software: &Software<'_>, memory: &mut GuestMemory) -> Result<Entry, String> {
+    let image = loader::image::parse(software.kernel, abi::bundle::GUEST_KERNEL).map_err(|error| format!("{error}"))?;
+    let kernel = RAM_BASE + image.text_offset;
+    let mut next = (kernel + image.size).next_multiple_of(BLOCK_SIZE);
+    let initrd = software.initrd.filter(|bytes| !bytes.is_empty()).map(|bytes| {
+        let start = next;
+        next = (start + bytes.len() as u64).next_multiple_of(BLOCK_SIZE);
+        (start, bytes)
+    });
+    let contents = Contents {
+        arguments: software.arguments,
+        initrd: initrd.map(|(start, bytes)| start..start + bytes.len() as u64),
+        seed: if software.seed == 0 { timer::now() | 1 } else { software.seed },
+    };
+    let blob = build(shape, &contents);
+    let pool = if shape.dialect == dialect::PKVM { POOL_SIZE } else { 0 };
+    let needed = next + blob.len() as u64 + pool - RAM_BASE;
+    if needed > shape.memory {
+        let (needed, have) = (needed.div_ceil(1 << 20), shape.memory >> 20);
+        return Err(format!("the guest's kernel and initrd need {needed} MiB, it has {have} MiB"));
+    }
+    put(memory, kernel, software.kernel)?;
+    if let Some((start, bytes)) = initrd {
+        put(memory, start, bytes)?;
+    }
+    put(memory, next, &blob)?;
+    Ok(Entry { start: kernel, argument: next })
+}
+
+/// Serves an access to a device in memory: what a read gives. Where there is no device, reads give zero.
+pub fn mmio(vm: &Vm, address: u64, write: Option<u64>) -> u64 {
+    match address & !0xfff {
+        UART_BASE => console::access(vm, address & 0xfff, write),
+        mailbox::BASE => mailbox::access(vm, address & 0xfff, write),
+        _ => 0,
+    }
+}
+
+/// The console's interrupt output has changed.
+pub fn console_interrupt(vm: &Vm, level: bool) {
+    vm.interrupt(CONSOLE_INTERRUPT, level);
+}
+
+/// There are no ports on arm64.
+pub fn port(_: &Vm, _: &Vcpu, _: u64, _: u64, _: Option<u64>) -> (u64, bool) {
+    (0, false)
+}
 
 /// What the tree says beside the shape.
 pub struct Contents<'a> {

@@ -2,25 +2,26 @@
 
 use crate::console::GuestConsole;
 use crate::frames;
-use crate::guest_tree::{self, Contents, GICD_BASE, GICR_BASE, RAM_BASE};
 use crate::memory::GuestMemory;
+use crate::platform::{self, GICD_BASE, GICR_BASE, RAM_BASE};
 use crate::vm::{Shape, Vcpu, Vm};
 use abi::host::VmConfig;
 use abi::{BLOCK_SIZE, FRAME_SIZE, host};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
-use payloads::{hostcall, timer};
+use payloads::hostcall;
 
 /// What goes into a guest.
 pub struct Software<'a> {
-    /// An arm64 `Image`.
+    /// An arm64 `Image`, or a bzImage.
     pub kernel: &'a [u8],
     /// The initrd.
     pub initrd: Option<&'a [u8]>,
     /// The kernel command line.
     pub arguments: &'a str,
     /// Seed of the guest's random numbers; zero takes one from the clock.
+    #[cfg_attr(target_arch = "x86_64", expect(dead_code, reason = "its kernels take theirs from RDRAND"))]
     pub seed: u64,
 }
 
@@ -71,14 +72,14 @@ pub fn create(shape: &Shape, meta_frames: u64) -> Result<GuestMemory, i64> {
 /// A sentence for the user.
 pub fn launch(shape: &Shape, software: &Software<'_>, console_line: u64) -> Result<Arc<Vm>, String> {
     let mut memory = create(shape, metadata_frames(shape)).map_err(|status| format!("VM_CREATE answers {status}"))?;
-    let entry = load(shape, software, &mut memory)?;
+    let entry = platform::load(shape, software, &mut memory)?;
     let handle = memory.handle();
     let mut vm = Vm::new(handle, memory, GuestConsole::new(console_line));
     for index in 0..shape.vcpus {
         let vcpu = create_vcpu(&vm, index)?;
         vm.vcpus.push(vcpu);
     }
-    let status = hostcall::vm_seal(handle, entry.kernel, entry.tree);
+    let status = hostcall::vm_seal(handle, entry.start, entry.argument);
     if status != host::OK {
         return Err(format!("VM_SEAL answers {status}"));
     }
@@ -94,42 +95,11 @@ fn create_vcpu(vm: &Vm, index: u64) -> Result<Vcpu, String> {
     Ok(Vcpu::new(index, page))
 }
 
-struct Entry {
-    kernel: u64,
-    tree: u64,
-}
-
-/// Puts kernel, initrd and device tree into guest memory, in this order, each on a 2 MiB boundary.
-fn load(shape: &Shape, software: &Software<'_>, memory: &mut GuestMemory) -> Result<Entry, String> {
-    let image = loader::image::parse(software.kernel, abi::bundle::GUEST_KERNEL).map_err(|error| format!("{error}"))?;
-    let kernel = RAM_BASE + image.text_offset;
-    let mut next = (kernel + image.size).next_multiple_of(BLOCK_SIZE);
-    let initrd = software.initrd.filter(|bytes| !bytes.is_empty()).map(|bytes| {
-        let start = next;
-        next = (start + bytes.len() as u64).next_multiple_of(BLOCK_SIZE);
-        (start, bytes)
-    });
-    let contents = Contents {
-        arguments: software.arguments,
-        initrd: initrd.map(|(start, bytes)| start..start + bytes.len() as u64),
-        seed: if software.seed == 0 { timer::now() | 1 } else { software.seed },
-    };
-    let blob = guest_tree::build(shape, &contents);
-    let pool = if shape.dialect == host::dialect::PKVM { guest_tree::POOL_SIZE } else { 0 };
-    let needed = next + blob.len() as u64 + pool - RAM_BASE;
-    if needed > shape.memory {
-        let (needed, have) = (needed.div_ceil(1 << 20), shape.memory >> 20);
-        return Err(format!("the guest's kernel and initrd need {needed} MiB, it has {have} MiB"));
-    }
-    put(memory, kernel, software.kernel)?;
-    if let Some((start, bytes)) = initrd {
-        put(memory, start, bytes)?;
-    }
-    put(memory, next, &blob)?;
-    Ok(Entry { kernel, tree: next })
-}
-
-fn put(memory: &mut GuestMemory, address: u64, bytes: &[u8]) -> Result<(), String> {
+/// Puts bytes into guest memory, before it is sealed.
+///
+/// # Errors
+/// A sentence for the user.
+pub fn put(memory: &mut GuestMemory, address: u64, bytes: &[u8]) -> Result<(), String> {
     for (ipa, page) in (address..).step_by(FRAME_SIZE as usize).zip(bytes.chunks(FRAME_SIZE as usize)) {
         memory.load(ipa, page).map_err(|status| format!("VM_LOAD at {ipa:#x} answers {status}"))?;
     }

@@ -1,4 +1,4 @@
-//! The test host: what Postern boots at EL1 in the emulator tests. It reads `config` from the bundle, does what its
+//! The test host: what Postern boots in the emulator tests. It reads `config` from the bundle, does what its
 //! `mode` says, and ends the session with one line, `POSTERN-END: ok` or the reason.
 #![no_std]
 #![no_main]
@@ -15,6 +15,9 @@ mod demo;
 mod endings;
 mod exits;
 mod frames;
+#[cfg(target_arch = "x86_64")]
+mod guest_pc;
+#[cfg(target_arch = "aarch64")]
 mod guest_tree;
 mod launch;
 mod mailbox;
@@ -22,22 +25,28 @@ mod memory;
 mod remote;
 mod run;
 mod schedule;
+mod siblings;
 mod soak;
 mod teardown;
 mod vm;
 
+#[cfg(target_arch = "x86_64")]
+use guest_pc as platform;
+#[cfg(target_arch = "aarch64")]
+use guest_tree as platform;
+
 use alloc::string::String;
 use bundle::Bundle;
 use core::fmt::Write;
-use payloads::{Boot, gic, hostcall, psci, say};
+use payloads::{Boot, hostcall, interrupt, power, say};
 
 payloads::entry!(main, 24 << 20);
 
 fn main(boot: Boot) -> ! {
     start_log(&boot);
     let machine = &boot.machine;
-    gic::init(machine.distributor, machine.redistributors);
-    gic::init_cpu();
+    interrupt::init(machine, 0);
+    interrupt::init_cpu();
     frames::init(&boot);
     remote::start(machine.cpus.len());
     let bundle = Bundle::new(machine.initrd.clone());
@@ -50,6 +59,7 @@ fn main(boot: Boot) -> ! {
         "soak" => soak::run(&bundle, &boot),
         "endings" => endings::run(&bundle, &boot),
         "demo" => demo::run(&bundle, &boot),
+        "crash" => crash(),
         "bench" => bench::run(&bundle, &boot),
         "hostile" => attacks::run(&bundle, &boot),
         other => Err(alloc::format!("unknown mode {other} in the bundle's config")),
@@ -57,10 +67,17 @@ fn main(boot: Boot) -> ! {
     end(outcome)
 }
 
+/// `mode=crash`: Postern dies of what the bundle says; the session's last word is its own.
+fn crash() -> Result<(), String> {
+    let status = hostcall::raw(abi::host::CRASH_TEST, [0; 6]).status;
+    Err(alloc::format!("Postern survives its end with status {status}"))
+}
+
 fn start_log(boot: &Boot) {
     if hostcall::present() {
         payloads::console::use_log();
     } else if let Some(&uart) = boot.machine.uarts.first() {
+        payloads::uart::init(uart);
         payloads::console::use_uart(uart);
     }
 }
@@ -71,7 +88,7 @@ fn end(outcome: Result<(), String>) -> ! {
         Ok(()) => say!("{}ok", abi::bundle::END_MARKER),
         Err(reason) => say!("{}{reason}", abi::bundle::END_MARKER),
     }
-    psci::system_off()
+    power::off()
 }
 
 #[panic_handler]
@@ -82,5 +99,5 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
         let _ = write!(reason, " at {}:{}", place.file(), place.line());
     }
     payloads::console::write_last_line(format_args!("{}the test host failed: {reason}", abi::bundle::END_MARKER));
-    psci::system_off()
+    power::off()
 }

@@ -4,7 +4,9 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use payloads::percpu::{self, CPUS_MAX};
-use payloads::{cpu, gic, psci, say, timer};
+#[cfg(target_arch = "x86_64")]
+use payloads::timer;
+use payloads::{cpu, interrupt, power, say};
 use spin::mutex::SpinMutex;
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -13,7 +15,7 @@ static JOBS: [SpinMutex<Option<Job>>; CPUS_MAX] = [const { SpinMutex::new(None) 
 static BUSY: [AtomicBool; CPUS_MAX] = [const { AtomicBool::new(false) }; CPUS_MAX];
 static CPUS: AtomicUsize = AtomicUsize::new(1);
 
-/// Starts the CPUs of the device tree.
+/// Starts the machine's CPUs.
 pub fn start(count: usize) {
     for (index, busy) in BUSY.iter().enumerate().take(count).skip(1) {
         busy.store(true, Ordering::Release);
@@ -23,7 +25,7 @@ pub fn start(count: usize) {
                 wait(index);
             }
             Err(code) => {
-                say!("host: CPU {index} does not start: PSCI code {code}");
+                say!("host: CPU {index} does not start: code {code}");
                 break;
             }
         }
@@ -36,7 +38,7 @@ pub fn cpus() -> usize {
 }
 
 fn main(index: usize) -> ! {
-    gic::init_cpu();
+    interrupt::init_cpu();
     BUSY[index].store(false, Ordering::Release);
     loop {
         service_interrupts();
@@ -59,10 +61,8 @@ pub fn park_one() -> Option<u64> {
         return None;
     }
     let affinity = percpu::affinity(last);
-    run_on(last, || {
-        psci::cpu_off();
-    });
-    while psci::psci(abi::psci::AFFINITY_INFO, affinity, 0, 0) != abi::psci::AFFINITY_OFF {
+    run_on(last, power::cpu_off);
+    while !power::is_off(last) {
         core::hint::spin_loop();
     }
     Some(affinity)
@@ -71,7 +71,7 @@ pub fn park_one() -> Option<u64> {
 /// Switches the last CPU on again after [`park_one`].
 ///
 /// # Errors
-/// A sentence with the PSCI code.
+/// A sentence with the code.
 pub fn unpark() -> Result<(), String> {
     let last = cpus() - 1;
     if last != 0 {
@@ -95,22 +95,29 @@ pub fn wait(cpu: usize) {
     }
 }
 
+/// Waits until `cpu` is idle, so many milliseconds at most.
+///
+/// # Errors
+/// It is still busy.
+#[cfg(target_arch = "x86_64")]
+pub fn wait_for(cpu: usize, milliseconds: u64) -> Result<(), ()> {
+    let end = timer::now() + timer::ticks(milliseconds);
+    while BUSY[cpu].load(Ordering::Acquire) {
+        if timer::now() > end {
+            return Err(());
+        }
+        core::hint::spin_loop();
+    }
+    Ok(())
+}
+
 /// Makes `cpu` take an interrupt.
 pub fn wake(cpu: usize) {
-    gic::send_sgi(gic::SGI_WAKE, percpu::affinity(cpu));
+    interrupt::send(interrupt::WAKE, cpu);
 }
 
 /// Takes all pending interrupts of the calling CPU. The host never unmasks interrupts: it polls between guest runs and
-/// sleeps in WFI, which a pending interrupt ends all the same.
+/// sleeps in WFI or HLT, which a pending interrupt ends all the same.
 pub fn service_interrupts() {
-    loop {
-        let intid = gic::acknowledge();
-        if intid >= gic::SPURIOUS {
-            return;
-        }
-        if intid == timer::INTID {
-            timer::stop();
-        }
-        gic::end(intid);
-    }
+    interrupt::service();
 }

@@ -2,9 +2,9 @@
 
 use crate::bundle::Bundle;
 use crate::launch::{self, Software};
+use crate::platform::DIALECTS;
 use crate::vm::Shape;
 use crate::{schedule, teardown};
-use abi::host::dialect;
 use alloc::format;
 use alloc::string::String;
 use core::sync::atomic::Ordering;
@@ -16,11 +16,9 @@ use payloads::{Boot, say, timer};
 /// A sentence for the user.
 pub fn shape(bundle: &Bundle) -> Result<Shape, String> {
     let config = &bundle.config;
-    let dialect = match config.get("dialect").unwrap_or("realm") {
-        "realm" => dialect::REALM,
-        "pkvm" => dialect::PKVM,
-        other => return Err(format!("unknown dialect {other} in the bundle's config")),
-    };
+    let wanted = config.get("dialect").unwrap_or(DIALECTS[0].0);
+    let found = DIALECTS.iter().find(|(name, _)| *name == wanted);
+    let &(_, dialect) = found.ok_or_else(|| format!("unknown dialect {wanted} in the bundle's config"))?;
     Ok(Shape {
         dialect,
         vcpus: config.number("cpus", 1),
@@ -44,7 +42,7 @@ pub fn software(bundle: &Bundle) -> Result<Software<'static>, String> {
 
 /// The physical UART for the guest's console: the machine's second one.
 pub fn console_line(boot: &Boot) -> u64 {
-    boot.machine.uarts.iter().copied().max().filter(|_| boot.machine.uarts.len() > 1).unwrap_or(0)
+    boot.machine.uarts.get(1).copied().unwrap_or(0)
 }
 
 /// Runs the guest, then takes everything back and checks it.

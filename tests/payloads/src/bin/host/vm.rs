@@ -2,6 +2,7 @@
 
 use crate::console::GuestConsole;
 use crate::memory::GuestMemory;
+use crate::platform::{self, Devices};
 use crate::remote;
 use abi::{host, run};
 use alloc::format;
@@ -18,7 +19,7 @@ pub struct Shape {
     pub dialect: u64,
     /// vCPUs.
     pub vcpus: u64,
-    /// Bytes of RAM at [`crate::guest_tree::RAM_BASE`].
+    /// Bytes of RAM at [`crate::platform::RAM_BASE`].
     pub memory: u64,
     /// Whether faults are served with 2 MiB where possible.
     pub blocks: bool,
@@ -51,6 +52,8 @@ impl End {
             }
             Self::Failed(run::failure::POISON) => String::from("the guest touched failed memory"),
             Self::Failed(run::failure::ILLEGAL_STATE) => String::from("the guest left the AArch64 state"),
+            Self::Failed(run::failure::FATAL) => String::from("the guest reports a fatal error"),
+            Self::Failed(run::failure::SHUTDOWN) => String::from("a vCPU of the guest shut down (triple fault)"),
             Self::Failed(code) => format!("the guest failed with code {code}"),
             Self::Host(reason) => reason.clone(),
         })
@@ -75,13 +78,13 @@ pub struct Vcpu {
 }
 
 impl Vcpu {
-    /// vCPU `index` with the run page `page`; it is on from the start if it is the first.
+    /// vCPU `index` with the run page `page`; it is on from the start if it is the first, or if all are.
     pub fn new(index: u64, page: u64) -> Self {
         Self {
             index,
             cpu: index as usize % remote::cpus(),
             page,
-            starts: AtomicI64::new(i64::from(index == 0)),
+            starts: AtomicI64::new(i64::from(index == 0 || platform::ALL_START)),
             wake: AtomicBool::new(false),
             deadline: AtomicU64::new(0),
         }
@@ -127,6 +130,9 @@ pub struct Vm {
     pub memory: SpinMutex<GuestMemory>,
     /// Its console.
     pub console: SpinMutex<GuestConsole>,
+    /// Its other devices.
+    #[cfg_attr(target_arch = "aarch64", expect(dead_code, reason = "there are none"))]
+    pub devices: SpinMutex<Devices>,
     /// Its vCPUs.
     pub vcpus: Vec<Vcpu>,
     ready: AtomicBool,
@@ -144,6 +150,7 @@ impl Vm {
             handle,
             memory: SpinMutex::new(memory),
             console: SpinMutex::new(console),
+            devices: SpinMutex::default(),
             vcpus: Vec::new(),
             ready: AtomicBool::new(false),
             paused: AtomicBool::new(false),

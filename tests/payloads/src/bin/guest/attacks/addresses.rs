@@ -23,7 +23,7 @@ pub fn beyond_ram(world: &World) -> Result<(), String> {
 
 fn nothing_there(world: &World, address: u64) -> Result<(), String> {
     match try_read(address) {
-        Err(abort) if abort.is_external() => Ok(()),
+        Err(abort) if abort.is_refused() => Ok(()),
         Ok(0) if !world.is_realm() => Ok(()),
         other => Err(format!("a read of {address:#x} gives {other:x?}")),
     }
@@ -58,7 +58,7 @@ pub fn empty(world: &World) -> Result<(), String> {
     write(page, 1);
     world.share(page, 1).map_err(|code| format!("share answers {code}"))?;
     for found in [try_read(page).err(), try_write(page, 1).err(), try_execute(page).err()] {
-        require!(found.is_some_and(|abort| abort.is_external()), "an access to an EMPTY page gives {found:x?}");
+        require!(found.is_some_and(|abort| abort.is_refused()), "an access to an EMPTY page gives {found:x?}");
     }
     world.unshare(page, 1).map_err(|code| format!("unshare answers {code}"))?;
     expect!("content", read(page), 0);
@@ -73,7 +73,7 @@ pub fn execute_shared(world: &World) -> Result<(), String> {
     cpu::synchronise_code();
     let found = try_execute(shared).err();
     world.unshare(page, 1).map_err(|code| format!("unshare answers {code}"))?;
-    require!(found.is_some_and(|abort| abort.is_external()), "executing a shared page gives {found:x?}");
+    require!(found.is_some_and(|abort| abort.is_refused()), "executing a shared page gives {found:x?}");
     Ok(())
 }
 

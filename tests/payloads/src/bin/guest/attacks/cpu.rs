@@ -133,6 +133,30 @@ pub fn wfi_storm(_: &World) -> Result<(), String> {
     Ok(())
 }
 
+/// SVE registers hold the host's vectors where they are longer than a guest's.
+pub fn no_sve(_: &World) -> Result<(), String> {
+    let (mut pfr0, mut zfr0) = (0u64, 0u64);
+    attempt!("mrs {v}, id_aa64pfr0_el1"; v = inout(reg) pfr0).map_err(|abort| format!("{abort}"))?;
+    attempt!("mrs {v}, s3_0_c0_c4_4"; v = inout(reg) zfr0).map_err(|abort| format!("{abort}"))?; // ID_AA64ZFR0_EL1
+    expect!("SVE in ID_AA64PFR0_EL1", pfr0 >> 32 & 0xf, 0);
+    expect!("ID_AA64ZFR0_EL1", zfr0, 0);
+    // CPACR_EL1.ZEN and SMEN: no trap of the guest's own is in the way.
+    poke!("cpacr_el1" = 3u64 << 20 | 3 << 16 | 3 << 24);
+    macro_rules! undefined_instructions {
+        ($($instruction:literal),+) => {
+            $(
+                let found = attempt!(".arch_extension sve", $instruction, ".arch_extension nosve";);
+                require!(found.is_err_and(|abort| abort.is_undefined()), "{} gives {found:x?}", $instruction);
+            )+
+        };
+    }
+    undefined_instructions!("rdvl x9, #1", "mov z0.d, #0", "ptrue p0.b", "setffr", "mov z31.b, #1");
+    let found = attempt!("msr s3_0_c1_c2_0, {v}"; v = in(reg) 15u64); // ZCR_EL1
+    poke!("cpacr_el1" = 3u64 << 20);
+    require!(found.is_err_and(|abort| abort.is_undefined()), "ZCR_EL1 can be written: {found:x?}");
+    Ok(())
+}
+
 /// What the guest may rely on, and what must be hidden.
 pub fn id_registers(_: &World) -> Result<(), String> {
     let (mut pfr0, mut mmfr0, mut dfr0) = (0u64, 0u64, 0u64);

@@ -48,6 +48,7 @@ pub const TESTS: &[Test] = &[
     ("pmu-registers", For::Both, cpu::pmu_registers),
     ("debug-registers", For::Both, cpu::debug_registers),
     ("physical-timer", For::Both, cpu::physical_timer),
+    ("sve-is-not-there", For::Both, cpu::no_sve),
     ("set-way-operations", For::Both, cpu::set_way),
     ("invalidation-storm", For::Both, cpu::invalidation_storm),
     ("wfi-storm", For::Both, cpu::wfi_storm),

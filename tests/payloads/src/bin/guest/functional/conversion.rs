@@ -7,7 +7,6 @@ use abi::{BLOCK_SIZE, FRAME_SIZE};
 use alloc::format;
 use alloc::string::String;
 use payloads::mailbox::{FAULT, command};
-use payloads::rsi as realm;
 
 const SECRET: u64 = 0x5ec2_e700_5ec2_e701;
 const PUBLIC: u64 = 0x0b11_c000_0b11_c001;
@@ -144,10 +143,11 @@ pub fn pinned_page_stays_shared(world: &World) -> Result<(), String> {
 }
 
 /// Linux sets all its RAM to RAM at boot, the running kernel included.
+#[cfg(target_arch = "aarch64")]
 pub fn set_ram_keeps_content(world: &World) -> Result<(), String> {
     let page = world.page();
     write(page, SECRET);
-    realm::set_state(world.ram.start, world.ram.end, abi::rsi::RIPAS_RAM)
+    payloads::rsi::set_state(world.ram.start, world.ram.end, abi::rsi::RIPAS_RAM)
         .map_err(|status| format!("IPA_STATE_SET answers {status}"))?;
     expect!("content", read(page), SECRET);
     Ok(())

@@ -1,11 +1,14 @@
 //! Timer, software and device interrupts.
 
+#[cfg(target_arch = "x86_64")]
+use crate::mailbox;
 use crate::world::World;
-use crate::{expect, mailbox, require, smp};
+use crate::{expect, require, smp};
 use alloc::string::String;
 use core::sync::atomic::{AtomicU64, Ordering};
+#[cfg(target_arch = "x86_64")]
 use payloads::mailbox::command;
-use payloads::{cpu, exception, gic, percpu, psci, timer};
+use payloads::{cpu, interrupt, percpu, power, timer};
 
 /// How long to wait for something that must come.
 const PATIENCE_MS: u64 = 2000;
@@ -41,49 +44,79 @@ pub fn timer(_: &World) -> Result<(), String> {
 
 pub fn sgi_to_self(_: &World) -> Result<(), String> {
     let area = percpu::this();
-    for intid in 0..16 {
+    for intid in interrupt::SOFTWARE {
         let before = area.counted(intid);
-        gic::send_sgi(intid, cpu::affinity());
-        require!(eventually(|| area.counted(intid) == before + 1), "SGI {intid} did not come");
+        interrupt::send(intid, percpu::index());
+        require!(eventually(|| area.counted(intid) == before + 1), "interrupt {intid} did not come");
     }
     Ok(())
 }
 
-/// The device interrupt of the test, and how often it is to come.
-const DEVICE: u32 = 40;
-const TIMES: u32 = 3;
-/// What to add to the mailbox's address, for the handler.
-static ALIAS: AtomicU64 = AtomicU64::new(0);
+/// Device interrupts of a GICv3: levels.
+#[cfg(target_arch = "aarch64")]
+mod level {
+    use super::eventually;
+    use crate::world::World;
+    use crate::{expect, mailbox, require};
+    use alloc::string::String;
+    use core::sync::atomic::{AtomicU64, Ordering};
+    use payloads::mailbox::command;
+    use payloads::{exception, gic, percpu, timer};
 
-/// Lowers the line at the third interrupt: until then it comes back as soon as it was ended.
-fn lower_line(intid: u32) {
-    if intid == DEVICE && percpu::this().counted(DEVICE).is_multiple_of(TIMES) {
-        mailbox::lower(ALIAS.load(Ordering::Relaxed), DEVICE);
+    /// The device interrupt of the test, and how often it is to come.
+    const DEVICE: u32 = 40;
+    const TIMES: u32 = 3;
+    /// What to add to the mailbox's address, for the handler.
+    static ALIAS: AtomicU64 = AtomicU64::new(0);
+
+    /// Lowers the line at the third interrupt: until then it comes back as soon as it was ended.
+    fn lower_line(intid: u32) {
+        if intid == DEVICE && percpu::this().counted(DEVICE).is_multiple_of(TIMES) {
+            mailbox::lower(ALIAS.load(Ordering::Relaxed), DEVICE);
+        }
+    }
+
+    /// A level interrupt that the host raises comes again and again until it is lowered, and then no more.
+    pub fn device(world: &World) -> Result<(), String> {
+        let area = percpu::this();
+        ALIAS.store(world.alias, Ordering::Relaxed);
+        exception::on_interrupt(lower_line);
+        gic::enable_spi(DEVICE);
+        for round in 1..=4 {
+            mailbox::ask(world, command::INTERRUPT, DEVICE.into(), 1);
+            require!(eventually(|| area.counted(DEVICE) >= round * TIMES), "the interrupt did not come often enough");
+            timer::delay(3);
+            expect!("interrupts", area.counted(DEVICE), round * TIMES);
+        }
+        Ok(())
     }
 }
+#[cfg(target_arch = "aarch64")]
+pub use level::device;
 
-/// A level interrupt that the host raises comes again and again until it is lowered, and then no more.
+/// A message that the host sends comes exactly once, on the vCPU and with the vector that it names.
+#[cfg(target_arch = "x86_64")]
 pub fn device(world: &World) -> Result<(), String> {
+    const DEVICE: u32 = 0x62;
     let area = percpu::this();
-    ALIAS.store(world.alias, Ordering::Relaxed);
-    exception::on_interrupt(lower_line);
-    gic::enable_spi(DEVICE);
     for round in 1..=4 {
         mailbox::ask(world, command::INTERRUPT, DEVICE.into(), 1);
-        require!(eventually(|| area.counted(DEVICE) >= round * TIMES), "the interrupt did not come often enough");
+        require!(eventually(|| area.counted(DEVICE) >= round), "the interrupt did not come");
         timer::delay(3);
-        expect!("interrupts", area.counted(DEVICE), round * TIMES);
+        expect!("interrupts", area.counted(DEVICE), round);
     }
     Ok(())
 }
 
+/// The interrupt that a vCPU answers with.
+const ANSWER: u32 = interrupt::SOFTWARE.start + 2;
 static ANSWERS: AtomicU64 = AtomicU64::new(0);
 
 fn answer(index: usize) {
     // Woken by the first SGI; answers with one of its own.
-    cpu::sleep_until(|| percpu::this().counted(gic::SGI_WAKE) != 0);
+    cpu::sleep_until(|| percpu::this().counted(interrupt::WAKE) != 0);
     ANSWERS.fetch_add(1 << (8 * index), Ordering::AcqRel);
-    gic::send_sgi(2, percpu::affinity(0));
+    interrupt::send(ANSWER, 0);
 }
 
 /// Starts every other vCPU, wakes each from WFI with an SGI, is woken by its answer, and sees it off again.
@@ -91,20 +124,14 @@ pub fn other_vcpus(world: &World) -> Result<(), String> {
     let count = world.machine.cpus.len();
     let area = percpu::this();
     for index in 1..count {
-        let affinity = percpu::affinity(index);
-        expect!("affinity before", psci::psci(abi::psci::AFFINITY_INFO, affinity, 0, 0), abi::psci::AFFINITY_OFF);
-        smp::start(index, answer).map_err(|code| alloc::format!("CPU_ON answers {code}"))?;
+        require!(power::is_off(index), "vCPU {index} is on already");
+        smp::start(index, answer).map_err(|code| alloc::format!("starting it answers {code}"))?;
         timer::delay(2);
-        let again = psci::cpu_on(affinity, payloads::secondary_entry(), 0);
-        require!(
-            again.is_err_and(|code| code == abi::psci::ALREADY_ON || code == abi::psci::ON_PENDING),
-            "started twice"
-        );
-        let before = area.counted(2);
-        gic::send_sgi(gic::SGI_WAKE, affinity);
-        require!(eventually(|| area.counted(2) != before), "vCPU {index} does not answer");
-        let off = || psci::psci(abi::psci::AFFINITY_INFO, affinity, 0, 0) == abi::psci::AFFINITY_OFF;
-        require!(eventually(off), "vCPU {index} does not go off");
+        require!(power::refuses_second_start(index), "started twice");
+        let before = area.counted(ANSWER);
+        interrupt::send(interrupt::WAKE, index);
+        require!(eventually(|| area.counted(ANSWER) != before), "vCPU {index} does not answer");
+        require!(eventually(|| power::is_off(index)), "vCPU {index} does not go off");
     }
     expect!("answers", ANSWERS.swap(0, Ordering::AcqRel).count_ones() as usize, count - 1);
     Ok(())

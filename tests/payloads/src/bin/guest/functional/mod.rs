@@ -2,8 +2,11 @@
 
 mod conversion;
 mod interrupts;
+#[cfg(target_arch = "aarch64")]
 mod services;
 mod state;
+#[cfg(target_arch = "x86_64")]
+mod tdx;
 
 use crate::table::{For, Test};
 
@@ -18,6 +21,7 @@ pub const TESTS: &[Test] = &[
     ("convert-2m", For::Both, conversion::convert_block),
     ("convert-part-of-2m", For::Both, conversion::convert_part_of_block),
     ("pinned-page-stays-shared", For::Both, conversion::pinned_page_stays_shared),
+    #[cfg(target_arch = "aarch64")]
     ("set-ram-keeps-content", For::Realm, conversion::set_ram_keeps_content),
     ("timer-interrupt", For::Both, interrupts::timer),
     ("sgi-to-self", For::Both, interrupts::sgi_to_self),
@@ -26,9 +30,32 @@ pub const TESTS: &[Test] = &[
     ("registers-kept-across-exits", For::Both, state::registers_kept),
     ("fp-kept-across-exits", For::Both, state::vectors_kept),
     ("clock-is-monotonic", For::Both, state::clock_is_monotonic),
+    #[cfg(target_arch = "aarch64")]
     ("psci-services", For::Both, services::psci),
+    #[cfg(target_arch = "aarch64")]
     ("rsi-services", For::Realm, services::rsi),
+    #[cfg(target_arch = "aarch64")]
     ("rsi-state-get", For::Realm, services::rsi_state_get),
+    #[cfg(target_arch = "aarch64")]
     ("rsi-host-call", For::Realm, services::rsi_host_call),
+    #[cfg(target_arch = "aarch64")]
     ("pkvm-services", For::Pkvm, services::pkvm),
+    #[cfg(target_arch = "x86_64")]
+    ("tdx-services", For::Tdx, tdx::services),
+    #[cfg(target_arch = "x86_64")]
+    ("tdx-metadata", For::Tdx, tdx::metadata),
+    #[cfg(target_arch = "x86_64")]
+    ("tdx-accept", For::Tdx, tdx::accept),
+    #[cfg(target_arch = "x86_64")]
+    ("tdx-map-gpa-retry", For::Tdx, tdx::map_gpa_retry),
+    #[cfg(target_arch = "x86_64")]
+    ("tdx-report", For::Tdx, tdx::report),
+    #[cfg(target_arch = "x86_64")]
+    ("tdx-virtualization-exception", For::Tdx, tdx::virtualization_exception),
+    #[cfg(target_arch = "x86_64")]
+    ("tdx-halt", For::Tdx, tdx::halt),
+    #[cfg(target_arch = "x86_64")]
+    ("tdx-ports", For::Tdx, tdx::ports),
+    #[cfg(target_arch = "x86_64")]
+    ("tdx-identity", For::Tdx, tdx::identity),
 ];

@@ -7,21 +7,21 @@ use payloads::mailbox::{BASE, RESULT};
 use payloads::registers::{self, General, Vector};
 use payloads::{cpu, percpu, timer};
 
-/// Everything but x0, which the load fills, and x1, its address, keeps its value.
+/// Everything but what the access itself needs keeps its value.
 pub fn registers_kept(world: &World) -> Result<(), String> {
     for round in 0..50 {
         let mut input: General = registers::pattern(round);
-        input[1] = BASE + world.alias + RESULT;
+        let kept = registers::prepare_load(&mut input, BASE + world.alias + RESULT);
         let output = registers::around_load(&input);
-        for n in 1..input.len() {
-            expect!(alloc::format!("x{n} after an MMIO exit"), output[n], input[n]);
+        for &n in kept {
+            expect!(alloc::format!("{} after an MMIO exit", registers::name(n)), output[n], input[n]);
         }
         cpu::mask_interrupts();
         timer::fire_at(timer::now() + timer::ticks(1));
-        let output = registers::around_wfi(&input);
+        let output = registers::around_wait(&input);
         cpu::unmask_interrupts();
         for n in 0..input.len() {
-            expect!(alloc::format!("x{n} after WFI"), output[n], input[n]);
+            expect!(alloc::format!("{} after waiting", registers::name(n)), output[n], input[n]);
         }
     }
     Ok(())
@@ -31,13 +31,13 @@ pub fn vectors_kept(world: &World) -> Result<(), String> {
     for round in 0..50 {
         let pattern: Vector = registers::pattern(round + 100);
         registers::load_vectors(&pattern);
-        payloads::gic::read64(BASE + world.alias + RESULT);
+        payloads::device::read64(BASE + world.alias + RESULT);
         let before = percpu::this().counted(timer::INTID);
         timer::fire_at(timer::now() + timer::ticks(1));
         cpu::sleep_until(|| percpu::this().counted(timer::INTID) != before);
         let found = registers::store_vectors();
         for n in 0..pattern.len() {
-            expect!(alloc::format!("half {} of v{}", n % 2, n / 2), found[n], pattern[n]);
+            expect!(alloc::format!("half {} of vector {}", n % 2, n / 2), found[n], pattern[n]);
         }
     }
     Ok(())
@@ -46,7 +46,7 @@ pub fn vectors_kept(world: &World) -> Result<(), String> {
 pub fn clock_is_monotonic(world: &World) -> Result<(), String> {
     let mut last = timer::now();
     for _ in 0..500 {
-        payloads::gic::read64(BASE + world.alias + RESULT);
+        payloads::device::read64(BASE + world.alias + RESULT);
         let now = timer::now();
         require!(now > last && now - last < timer::frequency(), "the clock went from {last} to {now}");
         last = now;

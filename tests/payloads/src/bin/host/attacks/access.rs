@@ -6,8 +6,8 @@ use abi::FRAME_SIZE;
 use abi::host::{OK, counter, frame};
 use alloc::format;
 use alloc::string::String;
-use payloads::exception::{Abort, try_execute, try_read, try_read32, try_write};
-use payloads::{attempt, hostcall};
+use payloads::exception::{Abort, try_execute, try_odd_accesses, try_read, try_read32, try_write};
+use payloads::hostcall;
 
 pub const ATTACKS: &[Attack] = &[
     attack("read-private", "a read of every private page of the victim", &[OK], read_private),
@@ -32,7 +32,7 @@ pub const ATTACKS: &[Attack] = &[
 
 fn external(what: &str, address: u64, found: Result<(), Abort>) -> Result<(), String> {
     match found {
-        Err(abort) if abort.is_external() && abort.far & !(FRAME_SIZE - 1) == address & !(FRAME_SIZE - 1) => Ok(()),
+        Err(abort) if abort.is_refused_at(address) => Ok(()),
         Err(abort) => Err(format!("{what} {address:#x}: {abort}")),
         Ok(()) => Err(format!("{what} {address:#x} is carried out")),
     }
@@ -95,24 +95,11 @@ fn execute_postern(scene: &mut Scene) -> Result<i64, String> {
 
 fn odd(scene: &mut Scene) -> Result<i64, String> {
     for p in [scene.private, scene.postern, scene.meta] {
-        let found = [
-            attempt!("ldp {a}, {b}, [{p}]"; a = out(reg) _, b = out(reg) _, p = in(reg) p),
-            attempt!("stp {a}, {a}, [{p}]"; a = in(reg) 1u64, p = in(reg) p),
-            attempt!("ldxr {a}, [{p}]", "clrex"; a = out(reg) _, p = in(reg) p),
-            attempt!("ldar {a}, [{p}]"; a = out(reg) _, p = in(reg) p),
-            attempt!("stlr {a}, [{p}]"; a = in(reg) 1u64, p = in(reg) p),
-            attempt!("dc zva, {p}"; p = in(reg) p),
-            attempt!("ldr {a}, [{p}], #8"; a = out(reg) _, p = inout(reg) p => _),
-            attempt!("ldtr {a}, [{p}]"; a = out(reg) _, p = in(reg) p),
-        ];
-        for (n, found) in found.into_iter().enumerate() {
-            // EL0-style accesses may be stopped by stage 1 before.
+        for (n, found) in try_odd_accesses(p).into_iter().enumerate() {
             if found.is_ok() {
                 return Err(format!("instruction {n} at {p:#x} is carried out"));
             }
         }
-        // Cleaning and invalidating by address may be refused or do nothing.
-        let _ = attempt!("dc civac, {p}", "dc ivac, {p}", "dc cvac, {p}"; p = in(reg) p);
     }
     Ok(OK)
 }
@@ -142,8 +129,7 @@ fn table_in_private(scene: &mut Scene) -> Result<i64, String> {
     for table in [scene.private, scene.postern, scene.meta] {
         match payloads::mmu::try_table(table) {
             Ok(value) => return Err(format!("a walk through {table:#x} gives {value:#x}")),
-            // External abort on a walk, level 0 to 3 (DFSC 0x14 to 0x17), or the plain one.
-            Err(abort) if abort.esr & 0x3c == 0x14 || abort.is_external() => {}
+            Err(abort) if abort.is_refused_walk() => {}
             Err(abort) => return Err(format!("{abort}")),
         }
     }

@@ -3,7 +3,7 @@
 use super::scene::{Scene, Toy};
 use super::{Attack, all_same, attack, status};
 use crate::frames;
-use crate::guest_tree::{GICD_BASE, GICR_BASE, RAM_BASE};
+use crate::platform::{GICD_BASE, GICR_BASE, RAM_BASE};
 use abi::host::{self, ADDRESS, INVALID, LIMIT, OK, OWNER, VmConfig};
 use abi::{BLOCK_SIZE, FRAME_SIZE};
 use alloc::string::String;

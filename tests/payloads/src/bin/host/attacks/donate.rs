@@ -2,6 +2,7 @@
 
 use super::scene::{Scene, TOY_MEMORY, TOY_META, Toy};
 use super::{Attack, all_same, attack, status};
+use crate::platform::OUTSIDE;
 use abi::host::{ADDRESS, BUSY, EXISTS, INVALID, NO_META, NO_POOL, OK, OWNER};
 use abi::{BLOCK_SIZE, FRAME_SIZE};
 use alloc::format;
@@ -68,7 +69,7 @@ fn outside_ram(scene: &mut Scene) -> Result<i64, String> {
     let frame = toy.frame()?;
     let end = Toy::RAM + TOY_MEMORY;
     let pages =
-        [0, Toy::RAM - FRAME_SIZE, end, end + BLOCK_SIZE, 1 << 39 | Toy::RAM, 1 << 40 | Toy::RAM, 1 << 52, 1 << 63];
+        [OUTSIDE[0], OUTSIDE[1], end, end + BLOCK_SIZE, 1 << 39 | Toy::RAM, 1 << 40 | Toy::RAM, 1 << 52, 1 << 63];
     all_same(
         pages
             .into_iter()
@@ -174,8 +175,7 @@ fn block_over_page(scene: &mut Scene) -> Result<i64, String> {
 fn block_outside_ram(scene: &mut Scene) -> Result<i64, String> {
     let mut toy = scene.toy()?;
     let block = toy.block()?;
-    let pages =
-        [Toy::RAM + TOY_MEMORY, Toy::RAM - BLOCK_SIZE, 0, 1 << 39 | Toy::RAM, 1 << 63, u64::MAX - BLOCK_SIZE + 1];
+    let pages = [Toy::RAM + TOY_MEMORY, OUTSIDE[1], OUTSIDE[0], 1 << 39 | Toy::RAM, 1 << 63, u64::MAX - BLOCK_SIZE + 1];
     all_same(pages.map(|page| hostcall::vm_donate(toy.handle, block, page, 512)))
 }
 

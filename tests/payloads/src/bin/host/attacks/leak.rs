@@ -24,15 +24,17 @@ pub const ATTACKS: &[Attack] = &[
 const RUNS: u64 = 40;
 
 /// Runs the victim with the host's registers filled, then handles the exit as a VMM has to.
-fn run_victim(scene: &Scene, seed: u64) -> (General, General) {
+pub(super) fn run_victim(scene: &Scene, seed: u64) -> (General, General) {
     let vcpu = &scene.victim.vcpus[0];
     let mut input: General = registers::pattern(seed);
-    (input[0], input[1], input[2]) = (host::VCPU_RUN, scene.victim.handle, vcpu.index);
+    let [number, handle, index] = registers::ARGUMENTS;
+    (input[number], input[handle], input[index]) = (host::VCPU_RUN, scene.victim.handle, vcpu.index);
     timer::fire_at(timer::now() + timer::ticks(2));
-    let output = registers::around_hvc(&input);
+    let output = registers::around_host_call(&input);
     timer::stop();
     remote::service_interrupts();
-    exits::handle(&scene.victim, vcpu, output[0] as i64, output[1]);
+    let [status, reason, ..] = registers::RESULTS;
+    exits::handle(&scene.victim, vcpu, output[status] as i64, output[reason]);
     (input, output)
 }
 
@@ -40,13 +42,13 @@ fn general(scene: &mut Scene) -> Result<i64, String> {
     let secret: General = registers::pattern(VICTIM_SEED);
     for round in 0..RUNS {
         let (input, output) = run_victim(scene, round + 1);
-        for n in 4..output.len() {
+        for n in (0..output.len()).filter(|n| !registers::RESULTS.contains(n)) {
             if output[n] != input[n] && output[n] != 0 {
-                return Err(format!("x{n} holds {:#x} after run {round}", output[n]));
+                return Err(format!("{} holds {:#x} after run {round}", registers::name(n), output[n]));
             }
         }
         if let Some(n) = output.iter().position(|value| secret.contains(value)) {
-            return Err(format!("x{n} holds a guest register after run {round}"));
+            return Err(format!("{} holds a guest register after run {round}", registers::name(n)));
         }
     }
     Ok(OK)
@@ -59,7 +61,7 @@ fn vectors(scene: &mut Scene) -> Result<i64, String> {
         run_victim(scene, round + 1);
         let found = registers::store_vectors();
         if let Some(n) = (0..mine.len()).find(|n| found[*n] != mine[*n]) {
-            return Err(format!("v{} changed in run {round}", n / 2));
+            return Err(format!("vector {} changed in run {round}", n / 2));
         }
     }
     Ok(OK)

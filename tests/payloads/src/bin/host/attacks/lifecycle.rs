@@ -145,7 +145,7 @@ fn before_reclaim(scene: &mut Scene) -> Result<i64, String> {
     }
     match payloads::exception::try_read(frame) {
         Ok(value) => return Err(format!("a destroyed guest's frame reads {value:#x}")),
-        Err(abort) if !abort.is_external() => return Err(format!("{abort}")),
+        Err(abort) if !abort.is_refused() => return Err(format!("{abort}")),
         Err(_) => {}
     }
     let status = hostcall::vm_reclaim(toy.handle);

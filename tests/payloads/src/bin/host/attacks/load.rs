@@ -3,6 +3,7 @@
 use super::scene::{Scene, Toy};
 use super::{Attack, all_same, attack};
 use crate::frames;
+use crate::platform::OUTSIDE;
 use abi::FRAME_SIZE;
 use abi::host::{ADDRESS, EXISTS, INVALID, OK, OWNER, STATE};
 use alloc::format;
@@ -53,7 +54,7 @@ fn outside_ram(scene: &mut Scene) -> Result<i64, String> {
     let mut toy = scene.toy()?;
     let frame = toy.frame()?;
     let pages =
-        [0, Toy::RAM - FRAME_SIZE, Toy::RAM + super::scene::TOY_MEMORY, 1 << 39 | Toy::RAM, u64::MAX - FRAME_SIZE + 1];
+        [OUTSIDE[0], OUTSIDE[1], Toy::RAM + super::scene::TOY_MEMORY, 1 << 39 | Toy::RAM, u64::MAX - FRAME_SIZE + 1];
     all_same(pages.map(|page| hostcall::vm_load(toy.handle, frame, page)))
 }
 
@@ -128,6 +129,7 @@ fn seal_twice(scene: &mut Scene) -> Result<i64, String> {
 fn entry_outside_ram(scene: &mut Scene) -> Result<i64, String> {
     let mut toy = scene.toy()?;
     toy.add_vcpu()?;
-    let entries = [0, Toy::RAM - 4, Toy::RAM + super::scene::TOY_MEMORY, 1 << 39 | Toy::RAM, 1 << 52, u64::MAX - 3];
+    let entries =
+        [OUTSIDE[0], OUTSIDE[1] - 4, Toy::RAM + super::scene::TOY_MEMORY, 1 << 39 | Toy::RAM, 1 << 52, u64::MAX - 3];
     all_same(entries.map(|entry| hostcall::vm_seal(toy.handle, entry, 0)))
 }

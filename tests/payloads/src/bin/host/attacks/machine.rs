@@ -1,5 +1,7 @@
 //! Calls that are no host calls, PSCI, and the interrupt controller as a way to write memory.
 
+mod sve;
+
 use super::scene::Scene;
 use super::{Attack, all_same, attack};
 use abi::host::{self, NOT_SUPPORTED, OK};
@@ -27,6 +29,8 @@ pub const ATTACKS: &[Attack] = &[
     attack("el2-registers", "registers of the hypervisor", &[OK], el2_registers),
     attack("its-reach", "the interrupt translation service, which writes memory", &[OK], its),
     attack("lpi-tables", "LPI tables of the redistributors, which are memory", &[OK], lpi_tables),
+    attack("sve-after-exit", "the host's SVE registers after a guest has used FP", &[OK], sve::kept),
+    attack("fw-cfg-dma", "the emulator's own DMA, which knows no stage 2", &[OK], fw_cfg),
     attack("gic-garbage", "odd accesses to what Postern filters of the GIC", &[OK], gic_garbage),
 ];
 
@@ -202,6 +206,31 @@ fn lpi_tables(scene: &mut Scene) -> Result<i64, String> {
     match try_read32(frame) {
         Ok(control) if control & 1 != 0 => Err(String::from("LPIs can be enabled")),
         _ => Ok(OK),
+    }
+}
+
+/// QEMU's fw_cfg copies what it has to any address: its signature to a frame of the host's own, which shows that the device
+/// is within reach (QEMU `docs/specs/fw_cfg.rst`).
+fn fw_cfg(_: &mut Scene) -> Result<i64, String> {
+    /// Registers on the `virt` machine, and in them the address of a request.
+    const REGISTERS: u64 = 0x0902_0000;
+    const DMA: u64 = REGISTERS + 16;
+    /// Selects item 0, the signature, and reads it.
+    const SELECT_AND_READ: u64 = 8 | 2;
+    let frame = crate::frames::zeroed_frame().ok_or("the host is out of memory")?;
+    let target = frame + 2048;
+    // Big-endian: control, length, address.
+    crate::frames::write(frame, (SELECT_AND_READ << 32 | 4).swap_bytes());
+    crate::frames::write(frame + 8, target.swap_bytes());
+    let _ = try_write32(DMA, ((frame >> 32) as u32).swap_bytes());
+    let _ = try_write32(DMA + 4, (frame as u32).swap_bytes());
+    let _ = try_write(DMA, frame.swap_bytes());
+    let copied = crate::frames::read(target);
+    let signature = try_read(DMA);
+    crate::frames::free_frame(frame);
+    match (copied, signature) {
+        (0, Ok(0) | Err(_)) => Ok(OK),
+        (copied, signature) => Err(format!("the device answers {signature:x?} and writes {copied:#x}")),
     }
 }
 

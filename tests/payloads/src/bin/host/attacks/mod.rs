@@ -8,6 +8,10 @@ mod info;
 mod leak;
 mod lifecycle;
 mod load;
+#[cfg(target_arch = "aarch64")]
+mod machine;
+#[cfg(target_arch = "x86_64")]
+#[path = "machine_x86.rs"]
 mod machine;
 mod pins;
 mod race;

@@ -257,14 +257,8 @@ fn create_config(scene: &mut Scene) -> Result<i64, String> {
     }
     let page = frames::zeroed_frame().ok_or("out of memory")?;
     let meta = frames::contiguous(host::META_FRAMES_MIN).ok_or("out of memory")?;
-    let good = [
-        scene.dialect,
-        1,
-        Toy::RAM,
-        super::scene::TOY_MEMORY,
-        crate::guest_tree::GICD_BASE,
-        crate::guest_tree::GICR_BASE,
-    ];
+    let good =
+        [scene.dialect, 1, Toy::RAM, super::scene::TOY_MEMORY, crate::platform::GICD_BASE, crate::platform::GICR_BASE];
     let write_config =
         move |words: [u64; 6]| (0..).step_by(8).zip(words).for_each(|(at, word)| frames::write(page + at, word));
     write_config(good);
@@ -309,9 +303,9 @@ fn touch_while_donating(scene: &mut Scene) -> Result<i64, String> {
         while !seen.load(Ordering::Acquire) {
             match payloads::exception::try_read(frame + 64) {
                 Ok(0 | MINE) => {}
-                Err(abort) if abort.is_external() => {}
+                Err(abort) if abort.is_refused() => {}
                 Ok(value) => found.store(value, Ordering::Release),
-                Err(abort) => found.store(abort.esr, Ordering::Release),
+                Err(abort) => found.store(abort.code(), Ordering::Release),
             }
         }
     });

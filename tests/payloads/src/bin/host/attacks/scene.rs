@@ -47,6 +47,7 @@ pub struct Scene {
     /// Dialect of the victim and the toys.
     pub dialect: u64,
     /// Interrupt controller.
+    #[cfg(target_arch = "aarch64")]
     pub distributor: u64,
 }
 
@@ -79,6 +80,7 @@ impl Scene {
             ram: start..end,
             dialect,
             victim,
+            #[cfg(target_arch = "aarch64")]
             distributor: boot.machine.distributor,
         })
     }
@@ -141,7 +143,7 @@ pub struct Toy {
 
 impl Toy {
     /// The first address of its RAM.
-    pub const RAM: u64 = crate::guest_tree::RAM_BASE;
+    pub const RAM: u64 = crate::platform::RAM_BASE;
 
     /// A zeroed host frame, freed with the toy, whoever has it by then.
     pub fn frame(&mut self) -> Result<u64, String> {

@@ -1,35 +1,64 @@
-//! The emulated machine: QEMU's `virt` with EL2, a log on its first UART and the guest's console on its second.
+//! The emulated machine: a log on its first serial port, and the guest's console on its second.
 
-use crate::setup::qemu::Emulator;
+mod pc;
+mod uefi;
+mod virt;
+
+use crate::firmware::Chain;
+use crate::setup::bochs::Bochs;
+use crate::setup::grub::Grub;
+use crate::setup::qemu::Qemu;
 use crate::verdict::{Evidence, Verdict};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Stdio};
+use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-/// The machine that Postern is made for: EL2 and a GICv3.
+/// The arm64 machine that Postern is made for: EL2 and a GICv3.
 pub const VIRT: &str = "virt,virtualization=on,gic-version=3";
+
+/// What emulates a machine, and boots it.
+#[derive(Clone, Debug)]
+pub enum Emulator {
+    /// arm64: QEMU starts an `Image` itself.
+    Qemu(Qemu),
+    /// arm64: UEFI firmware boots it from a disk.
+    Uefi(Qemu, Chain),
+    /// x86-64: GRUB boots a Multiboot2 kernel from a CD.
+    Bochs(Bochs, Grub),
+}
 
 /// What to boot on what machine.
 #[derive(Clone, Debug)]
 pub struct Machine {
-    /// The `Image` that QEMU starts at EL2.
+    /// The `Image` that QEMU starts at EL2, or the Multiboot2 kernel that GRUB starts.
     pub kernel: PathBuf,
-    /// The bundle.
+    /// The bundle: QEMU's initrd, GRUB's first module.
     pub initrd: Option<PathBuf>,
-    /// QEMU's machine type with its options.
+    /// QEMU's machine type with its options; Bochs has one machine only.
     pub machine: &'static str,
     /// Physical CPUs.
     pub cpus: u32,
     /// Memory in MiB.
     pub memory_mib: u64,
-    /// One instruction takes one nanosecond of virtual time: counts repeat exactly.
-    pub count_instructions: bool,
+    /// Time as the machine sees it.
+    pub clock: Clock,
     /// Kernel command line, for kernels that boot without Postern.
     pub append: Option<String>,
+}
+
+/// How a machine's time passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// As the emulator likes it; tests are done soonest so.
+    Free,
+    /// One second of the machine takes at least one of the user's.
+    User,
+    /// With every instruction, so that counts repeat exactly: QEMU one nanosecond, Bochs one tick of the TSC.
+    Instructions,
 }
 
 /// Something that happened in a session.
@@ -53,6 +82,11 @@ impl Keyboard {
     }
 }
 
+type Typist = Box<dyn FnOnce() + Send>;
+
+/// What the test host logs once the guest has its console, up to the guest's name.
+const LAUNCHED: &str = "host: guest ";
+
 enum Raw {
     Log(String),
     Console(Vec<u8>),
@@ -63,6 +97,11 @@ pub struct Session {
     child: Child,
     events: Receiver<Raw>,
     keyboard: Keyboard,
+    /// Types, once it is started. The host empties its serial port as it sets it up, so what was typed before is kept until
+    /// then.
+    typist: Option<Typist>,
+    /// Files of this one run.
+    desk: Option<pc::Desk>,
 }
 
 /// How long a session may go on after its end was seen, for the rest of its output.
@@ -75,41 +114,34 @@ const TICK: Duration = Duration::from_millis(50);
 impl Session {
     /// Switches a machine on.
     pub fn start(emulator: &Emulator, machine: &Machine) -> Result<Self> {
-        let mut command = emulator.command();
-        command.args(["-M", machine.machine, "-cpu", "max,pauth-impdef=on"]);
-        command.arg("-smp").arg(machine.cpus.to_string()).arg("-m").arg(machine.memory_mib.to_string());
-        command.args(["-nodefaults", "-display", "none", "-monitor", "none", "-no-reboot"]);
-        // The first UART goes to QEMU's own error stream: its rare messages are worth having in the log.
-        command.args([
-            "-serial",
-            "file:/dev/stderr",
-            "-chardev",
-            "stdio,id=guest,signal=off",
-            "-serial",
-            "chardev:guest",
-        ]);
-        if machine.count_instructions {
-            command.args(["-icount", "shift=0,sleep=off"]);
+        match emulator {
+            Emulator::Qemu(qemu) => virt::start(qemu, machine),
+            Emulator::Uefi(qemu, chain) => uefi::start(qemu, chain, machine),
+            Emulator::Bochs(bochs, grub) => pc::start(bochs, grub, machine),
         }
-        command.arg("-kernel").arg(&machine.kernel);
-        if let Some(file) = &machine.initrd {
-            command.arg("-initrd").arg(file);
-        }
-        if let Some(line) = &machine.append {
-            command.arg("-append").arg(line);
-        }
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().context("the emulator does not start")?;
+    }
+
+    /// Follows a started emulator on the streams of its two serial ports.
+    fn new(
+        child: Child,
+        log: impl Read + Send + 'static,
+        console: impl Read + Send + 'static,
+        keys: impl Write + Send + 'static,
+    ) -> Self {
         let (sender, events) = channel();
-        let log = child.stderr.take().expect("piped");
-        let console = child.stdout.take().expect("piped");
-        let keys = child.stdin.take().expect("piped");
         let log_sender = sender.clone();
         std::thread::spawn(move || forward_log(log, &log_sender));
         std::thread::spawn(move || forward_console(console, &sender));
         let (typed, to_type) = channel();
-        std::thread::spawn(move || forward_keys(&to_type, keys));
-        Ok(Session { child, events, keyboard: Keyboard(typed) })
+        let typist: Typist = Box::new(move || forward_keys(&to_type, keys));
+        Session { child, events, keyboard: Keyboard(typed), typist: Some(typist), desk: None }
+    }
+
+    /// Lets go of what was typed: somebody listens now.
+    fn listen(&mut self) {
+        if let Some(typist) = self.typist.take() {
+            std::thread::spawn(typist);
+        }
     }
 
     /// What types into the guest's console.
@@ -132,10 +164,14 @@ impl Session {
             let mut go_on = true;
             match self.events.recv_timeout(TICK) {
                 Ok(Raw::Log(line)) => {
+                    if line.starts_with(LAUNCHED) {
+                        self.listen();
+                    }
                     evidence.log(&line);
                     go_on = on(Event::Log(&line), &evidence);
                 }
                 Ok(Raw::Console(bytes)) => {
+                    self.listen();
                     let lines = evidence.console(&bytes);
                     go_on = on(Event::Console(&bytes), &evidence);
                     for line in lines {
@@ -145,14 +181,14 @@ impl Session {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break self.death(),
             }
-            if !go_on || stop.load(Ordering::Relaxed) {
+            if !go_on || stop.load(Ordering::Relaxed) || crate::terminal::nobody_reads() {
                 break Verdict::Interrupted;
             }
             if let Some(limit) = limit.filter(|limit| started.elapsed() > *limit) {
                 break Verdict::Timeout(limit.as_secs());
             }
             if evidence.is_over() {
-                let patience = if evidence.crashed() { AFTERGLOW } else { POWER_OFF };
+                let patience = if evidence.ended_badly() { AFTERGLOW } else { POWER_OFF };
                 if over_since.get_or_insert_with(Instant::now).elapsed() > patience {
                     break Verdict::Died("it did not switch off".into());
                 }
@@ -163,7 +199,11 @@ impl Session {
 
     /// Why the emulator is gone; an empty reason when it ended without complaint.
     fn death(&mut self) -> Verdict {
-        match self.child.wait() {
+        let status = self.child.wait();
+        if let Some(desk) = &self.desk {
+            return Verdict::Died(desk.last_words());
+        }
+        match status {
             Ok(status) if status.success() => Verdict::Died(String::new()),
             Ok(status) => Verdict::Died(status.to_string()),
             Err(error) => Verdict::Died(error.to_string()),
@@ -199,7 +239,7 @@ fn forward_console(mut console: impl Read, sender: &Sender<Raw>) {
     }
 }
 
-fn forward_keys(typed: &Receiver<Vec<u8>>, mut keys: ChildStdin) {
+fn forward_keys(typed: &Receiver<Vec<u8>>, mut keys: impl Write) {
     while let Ok(bytes) = typed.recv() {
         if keys.write_all(&bytes).and_then(|()| keys.flush()).is_err() {
             return;

@@ -1,0 +1,106 @@
+//! Removal of second-level translations from every CPU's TLB (SDM volume 3, "Operations that Invalidate Cached Mappings",
+//! "Guidelines for Use of the INVEPT Instruction").
+//!
+//! INVEPT acts on the CPU that executes it, and what it forgets is only used in VMX non-root operation. So each space has
+//! a generation, each CPU remembers which generation it has seen, and looks again as the last thing before it enters
+//! (`vectors`). A CPU in root operation is never waited for; one in non-root operation is sent an NMI, which makes it leave.
+
+use super::{apic, host, percpu, stage2, vmx};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use guestmem::{Pfn, Space};
+
+const SPACES: usize = abi::host::VMS_MAX + 1;
+/// The host's VPID on every CPU; guests' begin at 8 (`vcpu`), and 0 is root's own.
+pub const HOST_VPID: u16 = 1;
+
+/// EPTP of the host (index 0) and of every VM (by owner); 0 while there is none.
+static EPTP: [AtomicU64; SPACES] = [const { AtomicU64::new(0) }; SPACES];
+/// How often something was taken out of each space. A CPU that has seen less must not enter it. The first is 1, because a
+/// CPU starts with 0 seen.
+pub static GENERATION: [AtomicU64; SPACES] = [const { AtomicU64::new(1) }; SPACES];
+/// CPUs that may be in non-root operation have smaller indices.
+static CPUS: AtomicUsize = AtomicUsize::new(0);
+
+/// Index of a space in the tables of this folder: 0 is the host. Fits, because owners are VM slots plus one.
+pub fn index(space: Space) -> usize {
+    match space {
+        Space::Host => 0,
+        Space::Guest(owner) => (owner.get() as usize).min(SPACES - 1),
+    }
+}
+
+/// Remembers the root table of a space. The frame may have been another's root before, or this one's: no CPU enters before
+/// it has forgotten that.
+pub fn set_root(space: Space, root: Pfn) {
+    EPTP[index(space)].store(stage2::eptp(root.addr()), Ordering::Release);
+    GENERATION[index(space)].fetch_add(1, Ordering::SeqCst);
+}
+
+/// EPTP of a space whose root is known.
+pub fn eptp(space: Space) -> u64 {
+    EPTP[index(space)].load(Ordering::Acquire)
+}
+
+/// This CPU is going to enter spaces from now on.
+pub fn join(cpu: usize) {
+    CPUS.fetch_max(cpu + 1, Ordering::SeqCst);
+}
+
+/// CPUs that are in VMX operation.
+pub fn cpus() -> core::ops::Range<usize> {
+    0..CPUS.load(Ordering::SeqCst)
+}
+
+/// Completes the removal of translations from a space, one or all: the instruction knows no single addresses.
+pub fn flush(space: Space) {
+    let space = index(space);
+    // A locked instruction: the entries written before are visible before it, and it is before the looks below (SDM volume
+    // 3, "Memory Ordering"). `vectors` does the reverse: `running`, a fence, then the generation.
+    let generation = GENERATION[space].fetch_add(1, Ordering::SeqCst) + 1;
+    let this = percpu::this().index.get();
+    let others = || cpus().filter(|cpu| *cpu != this);
+    for cpu in others().filter(|cpu| inside(*cpu, space, generation)) {
+        kick(cpu);
+    }
+    for cpu in others() {
+        // Its NMI needs nothing of this CPU, so this ends.
+        while inside(cpu, space, generation) {
+            core::hint::spin_loop();
+        }
+    }
+}
+
+/// Whether a CPU may be using translations of `space` from before `generation`.
+fn inside(cpu: usize, space: usize, generation: u64) -> bool {
+    let cpu = percpu::of(cpu);
+    cpu.running.load(Ordering::SeqCst) == space as u64 + 1 && cpu.seen[space].load(Ordering::SeqCst) < generation
+}
+
+/// Makes a CPU leave non-root operation, or sleep in root operation, by an NMI. One that is on its way is enough for all.
+pub fn kick(cpu: usize) {
+    let cpu = percpu::of(cpu);
+    if !cpu.kicked.swap(true, Ordering::SeqCst) {
+        apic::send_nmi(cpu.apic_id.get());
+    }
+}
+
+/// Forgets on this CPU what it must not use in `space` any more. Called by [`super::vectors::enter`].
+pub fn catch_up(space: usize) {
+    let cpu = percpu::this();
+    let generation = GENERATION[space].load(Ordering::SeqCst);
+    if cpu.seen[space].load(Ordering::Relaxed) != generation {
+        vmx::invept(EPTP[space].load(Ordering::Acquire));
+        fence(Ordering::SeqCst);
+        cpu.seen[space].store(generation, Ordering::SeqCst);
+    }
+}
+
+/// Whether the NMI that has just arrived is one of [`kick`]'s; otherwise it is kept for the host.
+pub fn nmi_arrived() -> bool {
+    let cpu = percpu::this();
+    let ours = cpu.kicked.swap(false, Ordering::SeqCst);
+    if !ours {
+        host::pend_nmi(cpu);
+    }
+    ours
+}

@@ -1,0 +1,39 @@
+//! `MapGPA`: makes a range of RAM shared, when the address has the shared bit, or private, as far as one call may go. What
+//! becomes private is lost to the host at once, and waits for the guest to accept it.
+
+use super::Shown;
+use crate::call::tdx::{Answer, Call, remedy};
+use abi::tdx::{register::*, vmcall};
+use guestmem::{Budget, Gfn, Refusal, Visibility};
+
+/// Frames converted in one call: keeps it within the published bound.
+const FRAMES: u64 = 12;
+
+pub fn run(call: &Call<'_>, shown: &mut Shown<'_>) -> Answer {
+    let (start, size) = (shown.get(R12), shown.get(R13));
+    let half = start & call.vm.dialect.alias();
+    // Both ends in RAM and in one half, which leaves no room to wrap around.
+    let ram = |address: u64| call.vm.ram(address ^ half).is_some();
+    let last = size.checked_sub(1).and_then(|more| start.checked_add(more));
+    if !last.is_some_and(|last| ram(start) && ram(last)) {
+        return shown.refuse_at(call, vmcall::INVALID_OPERAND, start);
+    }
+    if !(start | size).is_multiple_of(abi::FRAME_SIZE) {
+        return shown.refuse_at(call, vmcall::ALIGN_ERROR, start);
+    }
+    let to = if half == 0 { Visibility::Private } else { Visibility::Shared };
+    let (first, end) = (Gfn::from_addr(start ^ half), Gfn::from_addr((start ^ half) + size));
+    match call.postern.core.convert(&call.vm.memory, first..end, to, &mut Budget::new(FRAMES)) {
+        Ok(next) if next == end => shown.success(),
+        Ok(next) => {
+            shown.set(R10, vmcall::RETRY);
+            shown.set(R11, next.addr() | half);
+            Answer::SUCCESS
+        }
+        // The host holds the first frame: the guest is told, and decides what that means to it.
+        Err(Refusal::Pinned) => shown.refuse_at(call, vmcall::GPA_INUSE, start),
+        // Absent: what is not there cannot be taken back, so the host gives it first, shared as it was.
+        Err(refusal) => remedy(refusal, first.addr(), Visibility::Shared)
+            .unwrap_or_else(|| shown.refuse_at(call, vmcall::INVALID_OPERAND, start)),
+    }
+}

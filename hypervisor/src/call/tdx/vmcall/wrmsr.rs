@@ -1,0 +1,9 @@
+//! `Instruction.WRMSR`: none, as for RDMSR.
+
+use super::Shown;
+use crate::call::tdx::{Answer, Call};
+use abi::tdx::vmcall;
+
+pub fn run(call: &Call<'_>, shown: &mut Shown<'_>) -> Answer {
+    shown.refuse(call, vmcall::INVALID_OPERAND)
+}

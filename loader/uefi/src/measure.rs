@@ -1,0 +1,61 @@
+//! Measurements: each thing that decides what runs goes into a log, and into the TPM where there is one.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use loader::config::Tpm;
+use loader::eventlog::{EventLog, IPL};
+use sha2::{Digest, Sha384};
+use uefi::boot::{self, ScopedProtocol};
+use uefi::proto::tcg::v2::{HashLogExtendEventFlags, PcrEventInputs, Tcg};
+use uefi::proto::tcg::{EventType, PcrIndex};
+
+/// The log and the TPM.
+pub struct Measurements {
+    /// The log.
+    pub log: EventLog,
+    tpm: Option<ScopedProtocol<Tcg>>,
+    /// Ticks spent on it.
+    pub ticks: u64,
+    /// Bytes measured.
+    pub bytes: u64,
+}
+
+impl Measurements {
+    /// Looks for the TPM.
+    pub fn new(wish: Tpm) -> Result<Self, String> {
+        let tpm = match wish {
+            Tpm::Off => None,
+            _ => find(),
+        };
+        if tpm.is_none() && wish == Tpm::Required {
+            return Err("the settings say `tpm = required`, and firmware offers no TPM 2.0".to_string());
+        }
+        Ok(Self { log: EventLog::new(), tpm, ticks: 0, bytes: 0 })
+    }
+
+    /// Whether a TPM takes part.
+    pub fn has_tpm(&self) -> bool {
+        self.tpm.is_some()
+    }
+
+    /// Measures `data` into `register` as `description`.
+    pub fn add(&mut self, register: u32, data: &[u8], description: &str) -> Result<(), String> {
+        let start = crate::machine::counter();
+        self.log.append(register, &Sha384::digest(data).into(), description);
+        if let Some(tpm) = &mut self.tpm {
+            let failed = |error: uefi::Error| format!("the TPM did not take the measurement of {description}: {error}");
+            let event = PcrEventInputs::new_in_box(PcrIndex(register), EventType(IPL), description.as_bytes());
+            let event = event.map_err(failed)?;
+            tpm.hash_log_extend_event(HashLogExtendEventFlags::empty(), data, &event).map_err(failed)?;
+        }
+        self.ticks += crate::machine::counter() - start;
+        self.bytes += data.len() as u64;
+        Ok(())
+    }
+}
+
+fn find() -> Option<ScopedProtocol<Tcg>> {
+    let handle = boot::get_handle_for_protocol::<Tcg>().ok()?;
+    let mut tpm = boot::open_protocol_exclusive::<Tcg>(handle).ok()?;
+    tpm.get_capability().is_ok_and(|capability| capability.tpm_present()).then_some(tpm)
+}

@@ -1,0 +1,45 @@
+//! Memory from the firmware that outlives boot services.
+#![allow(unsafe_code)] // Pages from the firmware become slices.
+
+use loader::Bytes;
+use uefi::boot::{self, AllocateType, MemoryType};
+
+/// Where everything has to be: below what this machine's boot protocol can say.
+const LIMIT: u64 = crate::machine::LIMIT;
+
+/// Zeroed pages, never given back.
+pub struct Pages {
+    start: u64,
+    size: usize,
+}
+
+impl Pages {
+    /// At least `size` bytes at a multiple of `align` (a power of two, at least 4096); `None` when there are none.
+    pub fn new(size: usize, align: u64) -> Option<Self> {
+        let slack = (align - abi::FRAME_SIZE) as usize;
+        let count = size.max(1).checked_add(slack)?.div_ceil(abi::FRAME_SIZE as usize);
+        let first = boot::allocate_pages(AllocateType::MaxAddress(LIMIT), MemoryType::LOADER_DATA, count).ok()?;
+        let start = (first.as_ptr() as u64).next_multiple_of(align);
+        let mut pages = Self { start, size };
+        // SAFETY: the pages are ours; they are written before a reference to them is made.
+        unsafe { core::ptr::write_bytes(start as *mut u8, 0, size.next_multiple_of(abi::FRAME_SIZE as usize)) };
+        debug_assert_eq!(pages.bytes().len(), size);
+        Some(pages)
+    }
+
+    /// First address.
+    pub fn address(&self) -> u64 {
+        self.start
+    }
+
+    /// Addresses, whole frames.
+    pub fn range(&self) -> Bytes {
+        self.start..self.start + (self.size as u64).next_multiple_of(abi::FRAME_SIZE)
+    }
+
+    /// Content.
+    pub fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: allocated, zeroed and never freed; the borrow of `self` keeps it exclusive.
+        unsafe { core::slice::from_raw_parts_mut(self.start as *mut u8, self.size) }
+    }
+}

@@ -1,0 +1,110 @@
+//! A guest ends while another of its vCPUs spins on a CPU that the host leaves alone: no timer, no kick, no interrupt. What
+//! ends that run is Postern.
+
+use crate::bundle::Bundle;
+use crate::launch::{self, Software};
+use crate::vm::{End, Vm};
+use crate::{exits, remote, run, teardown};
+use abi::host::OK;
+use abi::run::{FAILURE, exit, failure};
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU64, Ordering};
+use payloads::{Boot, hostcall, timer};
+
+/// No end seen yet.
+const RUNNING: u64 = u64::MAX;
+/// How soon the other vCPU has to be back, in milliseconds.
+const SOON_MS: u64 = 100;
+/// How long the guest may take to end.
+const PATIENCE_MS: u64 = 5000;
+
+/// Ends a guest with two vCPUs as `end` says: [`exit::SYSTEM_OFF`] by its own call, [`exit::FAILED`] by the host's.
+///
+/// # Errors
+/// A sentence.
+pub fn stop(bundle: &Bundle, boot: &Boot, end: u64) -> Result<(), String> {
+    if remote::cpus() < 2 {
+        return Ok(());
+    }
+    let mut shape = run::shape(bundle)?;
+    (shape.vcpus, shape.memory) = (2, 32 << 20);
+    let software =
+        Software { kernel: bundle.tiny_guest()?, initrd: None, arguments: "test=off-while-others-run", seed: 1 };
+    let vm = launch::launch(&shape, &software, run::console_line(boot))?;
+    let limit = timer::now() + timer::ticks(PATIENCE_MS);
+    while !vm.vcpus[1].is_on() {
+        exits::run_once(&vm, &vm.vcpus[0]);
+        if vm.ended() || timer::now() > limit {
+            return Err(format!("the second vCPU does not start: {:?}", vm.end()));
+        }
+    }
+    let seen = spin(&vm);
+    let ended = if end == exit::SYSTEM_OFF { until_off(&vm, limit) } else { destroy(&vm) };
+    let late = timer::now() + timer::ticks(SOON_MS);
+    while seen.load(Ordering::Acquire) == RUNNING && timer::now() < late {
+        core::hint::spin_loop();
+    }
+    let found = seen.load(Ordering::Acquire);
+    // Whatever has been found: from here on the host does what it has to.
+    vm.finish(End::Off);
+    remote::wake(1);
+    remote::wait(1);
+    let why = vm.vcpus[1].word(FAILURE);
+    if end == exit::SYSTEM_OFF {
+        teardown::teardown(&vm)?
+    } else {
+        teardown::finish(&vm)?
+    }
+    ended?;
+    match found {
+        RUNNING => Err(String::from("the other vCPU runs on")),
+        _ if found != end => Err(format!("the other vCPU sees end {found}")),
+        exit::FAILED if why != failure::DESTROYED => Err(format!("the other vCPU is told failure {why}")),
+        _ => Ok(()),
+    }
+}
+
+/// Has CPU 1 run vCPU 1, undisturbed, until it comes back with something that ends it.
+fn spin(vm: &Arc<Vm>) -> Arc<AtomicU64> {
+    let seen = Arc::new(AtomicU64::new(RUNNING));
+    let (vm, result) = (Arc::clone(vm), Arc::clone(&seen));
+    remote::run_on(1, move || {
+        timer::stop();
+        while !vm.ended() {
+            remote::service_interrupts();
+            let reply = hostcall::vcpu_run(vm.handle, 1);
+            if matches!(reply.values[0], exit::SYSTEM_OFF | exit::FAILED) {
+                result.store(reply.values[0], Ordering::Release);
+                return;
+            }
+            exits::handle(&vm, &vm.vcpus[1], reply.status, reply.values[0]);
+        }
+    });
+    seen
+}
+
+/// Runs vCPU 0 until it has switched the machine off.
+fn until_off(vm: &Vm, limit: u64) -> Result<(), String> {
+    loop {
+        let reply = hostcall::vcpu_run(vm.handle, 0);
+        if reply.status == OK && reply.values[0] == exit::SYSTEM_OFF {
+            return Ok(());
+        }
+        exits::handle(vm, &vm.vcpus[0], reply.status, reply.values[0]);
+        remote::service_interrupts();
+        if vm.ended() || timer::now() > limit {
+            return Err(format!("the guest does not switch off: {:?}", vm.end()));
+        }
+    }
+}
+
+fn destroy(vm: &Vm) -> Result<(), String> {
+    // The other vCPU has to be well inside the guest.
+    timer::delay(20);
+    match hostcall::vm_destroy(vm.handle) {
+        OK => Ok(()),
+        status => Err(format!("VM_DESTROY answers {status}")),
+    }
+}

@@ -1,0 +1,98 @@
+//! GRUB and what makes a CD of it: the boot loader of the x86-64 machine.
+
+use super::Cache;
+use super::private::Private;
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// What GRUB needs to read a CD and boot Postern; nothing else goes into its image.
+const MODULES: [&str; 3] = ["iso9660", "biosdisk", "multiboot2"];
+
+/// The tools.
+#[derive(Clone, Debug)]
+pub struct Grub(Private);
+
+/// Finds the private tools, fetched if need be. What a machine has installed is not used: the image is made of GRUB's own
+/// modules, which have to match the program.
+pub fn find(cache: &Cache) -> Result<Grub> {
+    // GRUB's modules for the BIOS exist for amd64 only, whatever machine makes the image.
+    let packages = ["grub-common", "xorriso"];
+    Ok(Grub(Private::find(cache, "grub", "boot loader", &packages, &["grub-pc-bin:amd64"])?))
+}
+
+impl Grub {
+    /// One line for the user.
+    pub fn describe(&self) -> String {
+        format!("GRUB, {}", self.0.usr("lib/grub/i386-pc").display())
+    }
+
+    /// Makes the CD `iso` in `folder`, from which GRUB boots a Multiboot2 kernel with modules at once.
+    pub fn cd(&self, folder: &Path, kernel: &Path, modules: &[&Path], iso: &Path) -> Result<()> {
+        let tree = folder.join("cd/boot");
+        fs::create_dir_all(&tree)?;
+        place(kernel, &tree.join("postern"))?;
+        // These few commands are all that GRUB's rescue parser has to know.
+        let mut script = String::from("set root=cd\nmultiboot2 /boot/postern\n");
+        for (index, module) in modules.iter().enumerate() {
+            place(module, &tree.join(format!("module{index}")))?;
+            script.push_str(&format!("module2 /boot/module{index}\n"));
+        }
+        script.push_str("boot\n");
+        let config = folder.join("grub.cfg");
+        fs::write(&config, script)?;
+        let mut image = self.tool("grub-mkimage");
+        image.args(["-O", "i386-pc-eltorito", "-p", "/boot/grub", "-d"]).arg(self.0.usr("lib/grub/i386-pc"));
+        image.arg("-c").arg(&config).arg("-o").arg(tree.join("eltorito.img")).args(MODULES);
+        finish(&mut image, "grub-mkimage")?;
+        let mut cd = self.tool("xorriso");
+        cd.args(["-as", "mkisofs", "-quiet", "-R", "-b", "boot/eltorito.img", "-no-emul-boot"]);
+        cd.args(["-boot-load-size", "4", "-boot-info-table", "-o"]).arg(iso).arg(folder.join("cd"));
+        finish(&mut cd, "xorriso")
+    }
+
+    /// Makes GRUB's program for UEFI in `folder`: it finds its menu, `/boot/grub/grub.cfg`, on the volume with Postern's
+    /// settings, and has what a menu needs to start Postern.
+    pub fn efi(&self, folder: &Path, modules: &Path) -> Result<PathBuf> {
+        let name = modules.file_name().unwrap_or_default().to_string_lossy();
+        let name = name.trim_start_matches("grub-");
+        let script = folder.join("grub-efi-early.cfg");
+        fs::write(
+            &script,
+            "search --no-floppy --set=root --file /EFI/POSTERN/postern.conf\nset prefix=($root)/boot/grub\n\
+             set timeout=1\nconfigfile /boot/grub/grub.cfg\n",
+        )?;
+        let out = folder.join(format!("grub-{name}.efi"));
+        let mut image = self.tool("grub-mkimage");
+        image.args(["-O", name, "-p", "/boot/grub", "-d"]).arg(modules).arg("-c").arg(&script).arg("-o").arg(&out);
+        image.args(["part_gpt", "part_msdos", "fat", "search", "search_fs_file", "configfile", "normal", "chain", "echo", "test"]);
+        finish(&mut image, "grub-mkimage")?;
+        Ok(out)
+    }
+
+    fn tool(&self, name: &str) -> Command {
+        let (program, arguments) = self.0.start(name);
+        let mut command = Command::new(program);
+        command.args(arguments);
+        command
+    }
+}
+
+/// Puts a file where xorriso reads it; a hard link where that works, since bundles are large.
+fn place(file: &Path, at: &Path) -> Result<()> {
+    if fs::hard_link(file, at).is_ok() {
+        return Ok(());
+    }
+    fs::copy(file, at).with_context(|| format!("{} cannot be copied", file.display()))?;
+    Ok(())
+}
+
+fn finish(command: &mut Command, name: &str) -> Result<()> {
+    let out = command.stdin(Stdio::null()).output().with_context(|| format!("{name} does not start"))?;
+    if !out.status.success() {
+        let text = String::from_utf8_lossy(&out.stderr).into_owned();
+        bail!("{name}: {}", text.lines().last().unwrap_or("no reason given"));
+    }
+    Ok(())
+}

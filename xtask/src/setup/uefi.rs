@@ -1,0 +1,45 @@
+//! What booting through UEFI needs beside the emulator: firmware, GRUB for EFI, a signer.
+
+use super::private::Private;
+use super::{Cache, remove};
+use crate::arch::Arch;
+use crate::progress::Step;
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::PathBuf;
+
+/// The firmware of QEMU's arm64 machine (EDK II), as `-bios` takes it.
+pub fn firmware(cache: &Cache) -> Result<PathBuf> {
+    let file = "usr/share/qemu-efi-aarch64/QEMU_EFI.fd";
+    picked(cache, "uefi-arm64.fd", "arm64 UEFI firmware", "qemu-efi-aarch64", file)
+}
+
+/// Folder of GRUB's modules for an architecture's UEFI.
+pub fn grub_modules(cache: &Cache, arch: Arch) -> Result<PathBuf> {
+    let (package, folder) = match arch {
+        Arch::Aarch64 => ("grub-efi-arm64-bin:arm64", "arm64-efi"),
+        Arch::X86_64 => ("grub-efi-amd64-bin:amd64", "x86_64-efi"),
+    };
+    let name = format!("grub-{folder}");
+    picked(cache, &name, "GRUB for UEFI", package, &format!("usr/lib/grub/{folder}"))
+}
+
+/// The tools that sign programs for Secure Boot.
+pub fn signer(cache: &Cache) -> Result<Private> {
+    Private::find(cache, "sbsigntool", "signing tools", &["sbsigntool"], &[])
+}
+
+/// One file or folder out of a package.
+fn picked(cache: &Cache, name: &str, title: &str, package: &str, path: &str) -> Result<PathBuf> {
+    cache.piece(name, "trixie 1", |staging| {
+        let apt = cache.trixie()?;
+        let step = Step::start(title);
+        let unpacked = super::beside(staging);
+        remove(&unpacked)?;
+        let origin = cache.unpacked(&apt, &[package], &unpacked, &step)?;
+        fs::rename(unpacked.join(path), staging).with_context(|| format!("{package} holds no {path}"))?;
+        remove(&unpacked)?;
+        step.done(&origin);
+        Ok(origin)
+    })
+}
