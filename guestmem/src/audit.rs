@@ -253,7 +253,11 @@ impl<M: Machine> Core<M> {
         if root.get() == 0 {
             return Self::REACH;
         }
-        let Some(slot) = self.slot(root, number, 1) else { return past };
+        let Some(slot) = self.slot(root, number, 1) else {
+            // The table above has nothing there: far too much to go through it by the GiB.
+            let span = 1 << level_shift(0);
+            return (number / span + 1) * span;
+        };
         let table = match Self::read(slot.load(Ordering::Acquire), 1) {
             Slot::Empty => return past,
             Slot::Table(table) => table,

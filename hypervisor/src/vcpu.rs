@@ -233,6 +233,7 @@ impl Postern {
             }
         } else if (shared || alias == 0)
             && let Some(access) = abort.access
+            && vm.guards.admit(address)
         {
             registers.finish_access(access);
             return Some(match access.value {

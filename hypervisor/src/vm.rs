@@ -1,6 +1,7 @@
 //! VMs: a fixed table of slots, and handles that a reused slot does not answer to.
 
 use crate::Refused;
+use crate::call::pkvm::mmio_guard::Guards;
 use crate::measure::{Extensible, Measurement};
 use crate::vcpu::VcpuPage;
 use abi::host::{VCPUS_MAX, VMS_MAX, VmConfig, dialect, vm_state};
@@ -89,6 +90,8 @@ pub struct Vm {
     pub state: AtomicU64,
     /// [`ending`].
     pub ending: AtomicU64,
+    /// Devices that a pKVM guest has declared.
+    pub guards: Guards,
     /// vCPUs that the host has created.
     pub vcpus: [Once<&'static VcpuPage>; VCPUS_MAX],
     /// Launch measurement.

@@ -43,7 +43,10 @@ pub fn parse(blob: &[u8]) -> Result<Machine, BootError> {
                     ranges(&child, &mut machine.reserved, "reserved ranges")?;
                 }
             }
-            "chosen" => machine.initrd = initrd(&node)?,
+            "chosen" => {
+                machine.initrd = initrd(&node)?;
+                machine.hand_off = integer(&node, abi::handoff::TREE_PROPERTY);
+            }
             "cpus" => cpus(&node, &mut machine)?,
             "psci" if text(&node, "method") != Some("smc") => return Err(BootError::Node("PSCI with method smc")),
             _ => {}

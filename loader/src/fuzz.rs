@@ -11,7 +11,8 @@ pub fn settings(data: &[u8]) {
     match config::parse(data) {
         Ok(config) => {
             assert!(config.bundle.is_some() || config.host_kernel.is_some());
-            for path in [config.hypervisor, config.bundle, config.host_kernel, config.device_tree].into_iter().flatten() {
+            for path in [config.hypervisor, config.bundle, config.host_kernel, config.device_tree].into_iter().flatten()
+            {
                 assert!(path.starts_with(['/', '\\']) && path.chars().count() <= config::PATH_MAX);
             }
         }
@@ -194,10 +195,11 @@ mod tests {
     fn a_boot_tree_says_what_the_firmware_s_map_says() {
         use dtoolkit::fdt::Fdt;
         use dtoolkit::{Node, Property};
-        let map: MemoryMap = [(0x4000_0000, 0x4100_0000, 1), (0x4100_0000, 0x4101_0000, 3), (0x4101_0000, 0x8000_0000, 1)]
-            .map(|(start, end, kind)| MemoryRange { start, end, kind })
-            .into_iter()
-            .collect();
+        let map: MemoryMap =
+            [(0x4000_0000, 0x4100_0000, 1), (0x4100_0000, 0x4101_0000, 3), (0x4101_0000, 0x8000_0000, 1)]
+                .map(|(start, end, kind)| MemoryRange { start, end, kind })
+                .into_iter()
+                .collect();
         let (bundle, record) = (0x5000_0000..0x5000_1234, 0x6000_0000..0x6000_1000);
         let facts = boot_tree::Facts { memory: &map, bundle, record, console: Some("/other"), seed: Some([7; 64]) };
         let blob = boot_tree::boot_tree(&tree(), &facts).unwrap();

@@ -29,4 +29,6 @@ pub struct Machine {
     pub its: ArrayVec<Bytes, RANGES_MAX>,
     /// Address of ACPI's root pointer.
     pub rsdp: Option<u64>,
+    /// Address of the record that the UEFI application leaves ([`crate::handoff`]).
+    pub hand_off: Option<u64>,
 }

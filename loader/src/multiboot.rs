@@ -2,6 +2,7 @@
 
 use crate::machine::{Machine, RANGES_MAX};
 use crate::{BootError, Bytes, overlap};
+use abi::handoff::MULTIBOOT_TAG;
 use arrayvec::ArrayVec;
 use multiboot2::{DynSizedStructure, MemoryAreaType, MemoryMapTag, ModuleTag, TagHeader, TagType};
 
@@ -50,6 +51,9 @@ pub fn parse(info: &[u8], at: u64) -> Result<Machine, BootError> {
             TagType::Module if machine.initrd.is_none() => machine.initrd = Some(module(tag)?),
             TagType::AcpiV1 => rsdp[1] = Some((offset + TAG_HEADER) as u64),
             TagType::AcpiV2 => rsdp[0] = Some((offset + TAG_HEADER) as u64),
+            TagType::Custom(MULTIBOOT_TAG) => {
+                machine.hand_off = tag.payload().first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+            }
             _ => {}
         }
         let size = (tag.header().size as usize).next_multiple_of(TAG_HEADER);

@@ -105,6 +105,7 @@ mod tests {
         assert_eq!(machine.initrd, Some(0x100_0000..0x100_1234));
         assert_eq!(machine.memory.as_slice(), [0x1000..0xa_0000, 0x10_0000..0x3000_0000, 0x3000_2000..0x4000_0000]);
         assert!(machine.reserved.contains(&(0x4000_0000..0x4002_0000)) && machine.reserved.contains(&record));
+        assert_eq!(machine.hand_off, Some(record.start));
         let copy = (machine.rsdp.unwrap() - 0x5000) as usize;
         assert_eq!(&info[copy..copy + 8], b"RSD PTR ");
     }

@@ -82,7 +82,7 @@ const WORDS: [Row; 11] = [
     ("CALL_REGISTERS", run::CALL_REGISTERS as i64, "first of 31"),
 ];
 
-const PKVM: [GuestCall; 6] = [
+const PKVM: [GuestCall; 8] = [
     ("VENDOR_UID", smccc::VENDOR_UID, "", "KVM's UID", "by which Linux knows the calls below"),
     ("FEATURES", pkvm::FEATURES, "", "bitmap", "bits 0, 2, 3, 4 and 7"),
     ("HYP_MEMINFO", pkvm::HYP_MEMINFO, "0, 0, 0", "4096", "bytes of a granule"),
@@ -100,7 +100,15 @@ const PKVM: [GuestCall; 6] = [
         "0 or -3",
         "takes it back, wiped; refused while the host has it pinned",
     ),
-    ("MMIO_GUARD", pkvm::MMIO_GUARD, "IPA", "0 or -3", "declares a device window: anything that is no RAM"),
+    (
+        "MMIO_GUARD_INFO",
+        pkvm::MMIO_GUARD_INFO,
+        "0, 0, 0",
+        "4096",
+        "granule of `MMIO_GUARD`; this and the next are the Android kernel's",
+    ),
+    ("MMIO_GUARD_ENROLL", pkvm::MMIO_GUARD_ENROLL, "", "0", "from now on only what `MMIO_GUARD` names is a device"),
+    ("MMIO_GUARD", pkvm::MMIO_GUARD, "IPA", "0 or -3", "declares a device window: anything that is no RAM; 32 at most"),
 ];
 
 const REALM: [GuestCall; 8] = [

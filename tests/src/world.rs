@@ -190,14 +190,7 @@ impl World {
     pub fn config(dialect: u64, vcpus: u64) -> VmConfig {
         // A TD's is in registers.
         let (gicd_base, gicr_base) = if dialect == dialect::TDX { (0, 0) } else { (0x0800_0000, 0x080A_0000) };
-        VmConfig {
-            dialect,
-            vcpu_count: vcpus,
-            ram_base: 0x4000_0000,
-            ram_size: 0x0200_0000,
-            gicd_base,
-            gicr_base,
-        }
+        VmConfig { dialect, vcpu_count: vcpus, ram_base: 0x4000_0000, ram_size: 0x0200_0000, gicd_base, gicr_base }
     }
 
     /// All dialects.

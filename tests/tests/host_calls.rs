@@ -150,7 +150,8 @@ fn vm_create_that_runs_out_of_pool_half_way_leaves_nothing_behind() {
     let (second, first) = (world.block(), world.block());
     let config = world.config_page(&World::config(dialect::REALM, 1));
     world.ok(VM_DONATE, [handle, first, 0x4000_0000, 1]);
-    let used_up = (1..6).any(|n| world.call(VM_DONATE, [handle, world.block(), 0x4000_0000 + n * FRAME_SIZE, 1]).0 == NO_POOL);
+    let used_up =
+        (1..6).any(|n| world.call(VM_DONATE, [handle, world.block(), 0x4000_0000 + n * FRAME_SIZE, 1]).0 == NO_POOL);
     assert!(used_up, "the pool lasts for ever");
     let meta = second - 2 * FRAME_SIZE;
     for pending in [false, true] {

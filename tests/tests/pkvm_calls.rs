@@ -34,7 +34,7 @@ fn discovery_as_linux_does_it() {
             assert_eq!(guest.call(&[smccc::ARCH_FEATURES, unknown]), NOT_SUPPORTED);
         }
         assert_eq!(guest.call(&[smccc::VENDOR_UID]), [0xb66f_b428, 0xe911_c52e, 0x564b_caa9, 0x743a_004d]);
-        assert_eq!(guest.call(&[FEATURES]), [0x9D, 0, 0, 0]);
+        assert_eq!(guest.call(&[FEATURES]), [0xFD, 0, 0, 0]);
         assert_eq!(guest.call(&[HYP_MEMINFO, 0, 0, 0]), [4096, 0, 0, 0]);
         for arguments in [[1, 0, 0], [0, 1, 0], [0, 0, u64::MAX]] {
             assert_eq!(guest.call(&[HYP_MEMINFO, arguments[0], arguments[1], arguments[2]]), INVALID);
@@ -54,8 +54,6 @@ fn museum_9_everything_unknown_is_not_supported() {
             0xC400_0060,
             0xC500_0020,
             0x8600_0001,
-            0xC600_0005,
-            0xC600_0006,
             0xC600_0008,
             0xC600_0040,
             host::VERSION,
@@ -81,7 +79,7 @@ fn museum_9_everything_unknown_is_not_supported() {
 #[test]
 fn the_hint_about_sve_is_masked() {
     each_way(|_, guest| {
-        assert_eq!(guest.call(&[FEATURES | smccc::SVE_HINT]), [0x9D, 0, 0, 0]);
+        assert_eq!(guest.call(&[FEATURES | smccc::SVE_HINT]), [0xFD, 0, 0, 0]);
         assert_eq!(guest.call(&[psci::VERSION | smccc::SVE_HINT]), [psci::VERSION_1_1, 0, 0, 0]);
     });
 }
@@ -240,6 +238,35 @@ fn mmio_guard_takes_what_is_no_ram() {
         for address in [guest.ipa(0), guest.ipa(8191), 0x0900_0004, 1 << 40, u64::MAX - 4095] {
             assert_eq!(guest.call(&[MMIO_GUARD, address]), INVALID, "{address:#x}");
         }
+    });
+}
+
+#[test]
+fn once_enrolled_only_guarded_addresses_are_devices() {
+    each_way(|_, guest| {
+        let (uart, timer) = (0x0900_0000, 0x0901_0000);
+        let access = |address| Instruction::Access(Guest::device(address, 3, Some(7)));
+        assert_eq!(guest.call(&[MMIO_GUARD_INFO, 0, 0, 0]), [FRAME_SIZE, 0, 0, 0]);
+        assert_eq!(guest.call(&[MMIO_GUARD, timer]), [0; 4], "not remembered");
+        for address in [uart, timer] {
+            assert_eq!(guest.does(0, [access(address)]), exit::MMIO_WRITE, "{address:#x}, not enrolled");
+        }
+        assert_eq!(guest.call(&[MMIO_GUARD_ENROLL]), [0; 4]);
+        assert_eq!(guest.call(&[MMIO_GUARD, uart]), [0; 4]);
+        assert_eq!(guest.does(0, [access(uart + 0xffc)]), exit::MMIO_WRITE);
+        assert_eq!(guest.vcpu(0, |vcpu| vcpu.exceptions.len()), 0);
+        for address in [timer, uart + FRAME_SIZE, uart - 4] {
+            assert_eq!(guest.does(0, [access(address)]), exit::WAIT, "{address:#x} is not shown to the host");
+            let exceptions = guest.vcpu(0, |vcpu| core::mem::take(&mut vcpu.exceptions));
+            assert_eq!(exceptions, [Exception::Abort { fetch: false, write: true }]);
+        }
+        assert_eq!(guest.call(&[MMIO_GUARD, timer]), [0; 4], "later, too");
+        assert_eq!(guest.does(0, [access(timer)]), exit::MMIO_WRITE);
+        for granule in (guest.config.gicr_base..guest.config.gicr_base + 0x2_0000).step_by(FRAME_SIZE as usize) {
+            assert_eq!(guest.call(&[MMIO_GUARD, granule]), [0; 4], "Postern's own devices take no room");
+        }
+        let more = (0..MMIO_GUARD_MAX as u64).map(|n| guest.call(&[MMIO_GUARD, n * FRAME_SIZE])[0]);
+        assert_eq!(more.filter(|status| *status != 0).count(), 2, "the table has an end");
     });
 }
 

@@ -264,6 +264,7 @@ fn there_is_no_quoting_service_which_the_buffer_says() {
         }
         guest.donate(guest.ipa(2));
         assert_eq!(ask(guest.ipa(2) | alias, FRAME_SIZE), INVALID_OPERAND, "private");
+        assert_eq!(ask(guest.ipa(2), alias + FRAME_SIZE), INVALID_OPERAND, "from one half into the other");
         let absent = Guest::td_vm(GET_QUOTE, &[(R12, guest.ipa(3) | alias), (R13, FRAME_SIZE)]);
         guest.share(guest.ipa(3), true);
         assert_eq!(guest.does(0, absent), exit::MEMORY_FAULT);

@@ -1,5 +1,7 @@
 //! Architectures that Postern runs on, and the guest ABIs of each.
 
+use crate::machine;
+
 /// An architecture of machine, hypervisor and guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Arch {
@@ -44,6 +46,14 @@ impl Arch {
         match self {
             Arch::Aarch64 => "aarch64-unknown-uefi",
             Arch::X86_64 => "x86_64-unknown-uefi",
+        }
+    }
+
+    /// The emulated machine unless a scenario wants another: QEMU's machine type, or Bochs' model of CPU.
+    pub fn machine(self) -> &'static str {
+        match self {
+            Arch::Aarch64 => machine::VIRT,
+            Arch::X86_64 => machine::PC,
         }
     }
 

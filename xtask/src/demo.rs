@@ -1,6 +1,7 @@
 //! `cargo xtask demo`: a Debian guest and a host that is not to see its memory, told step by step.
 
-use crate::arch::{Arch, Dialect};
+use crate::arch::Arch;
+use crate::firmware::Firmware;
 use crate::machine::{Event, Session};
 use crate::paths;
 use crate::run::Workbench;
@@ -23,23 +24,30 @@ const REQUIRED: [(&str, &str); 9] = [
     ("audit-clean", "Postern's books agree with all page tables"),
 ];
 
-const SCENE: Scenario = Scenario {
-    name: "demo",
-    proves: "the demo",
-    guest: Guest::Linux,
-    mode: "demo",
-    cpus: 2,
-    arguments: "postern.script=demo",
-    end: End::Ok,
-    timeout: 180,
-    ..PLAIN
-};
+/// The story's Debian, in the dialect of the architecture.
+fn scene(arch: Arch) -> Scenario {
+    Scenario {
+        name: "demo",
+        proves: "the demo",
+        guest: Guest::Linux,
+        dialect: arch.default_dialect(),
+        machine: arch.machine(),
+        mode: "demo",
+        cpus: 2,
+        arguments: "postern.script=demo",
+        end: End::Ok,
+        timeout: 400,
+        ..PLAIN
+    }
+}
 
 /// Plays the demo.
-pub fn run() -> Result<()> {
+pub fn run(arch: Arch, firmware: Firmware) -> Result<()> {
     let stop = terminal::stop_flag();
-    let bench = Workbench::prepare(Arch::Aarch64, &[Dialect::Realm])?;
-    let machine = stage::machine(&bench, &SCENE)?;
+    let scene = scene(arch);
+    let mut bench = Workbench::prepare(arch, &[scene.dialect])?;
+    bench.boot_through(firmware, arch)?;
+    let machine = stage::machine(&bench, &scene)?;
     let colours = Colours::new();
     say!(
         "{}",
@@ -53,7 +61,7 @@ pub fn run() -> Result<()> {
     let mut log = String::new();
     let mut console = String::new();
     let session = Session::start(&bench.emulator, &machine)?;
-    let verdict = session.follow(Some(Duration::from_secs(SCENE.timeout)), &stop, |event, _| {
+    let verdict = session.follow(Some(Duration::from_secs(scene.timeout)), &stop, |event, _| {
         match event {
             Event::Log(line) => {
                 log.push_str(line);
@@ -63,7 +71,7 @@ pub fn run() -> Result<()> {
             Event::ConsoleLine(line) => {
                 console.push_str(line);
                 console.push('\n');
-                if line.starts_with("guest: ") || line.starts_with("postern-guest: ") || line.contains("RME: ") {
+                if is_worth_telling(line) {
                     say!("  {}", colours.dim(&format!("guest console | {line}")));
                 }
             }
@@ -95,6 +103,12 @@ pub fn run() -> Result<()> {
         bail!("the host reported only {phases} of {} memory maps", svg::PHASES.len());
     }
     Ok(())
+}
+
+/// Lines of the guest's console that belong to the story.
+fn is_worth_telling(line: &str) -> bool {
+    ["guest: ", "postern-guest: "].iter().any(|start| line.starts_with(start))
+        || ["RME: ", "tdx: Guest detected", "Features active: Intel TDX"].iter().any(|text| line.contains(text))
 }
 
 /// Turns a line of the test host into something to read.

@@ -5,7 +5,7 @@ use crate::image::{self, BUNDLE, Content, DEFAULT_SETTINGS, POSTERN, SETTINGS};
 use crate::machine::Machine;
 use crate::paths;
 use crate::setup::{Cache, uefi};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -47,18 +47,14 @@ impl Firmware {
             Firmware::Uefi => Boot::Uefi,
             Firmware::GrubUefi => Boot::GrubUefi,
         };
-        if arch != Arch::Aarch64 {
-            bail!("--firmware is for --arch aarch64 so far");
-        }
-        let firmware = uefi::firmware(&Cache::open()?)?;
+        let firmware = uefi::firmware(&Cache::open()?, arch)?;
         Ok(Some(Chain { firmware, programs: image::programs(arch, boot, None)? }))
     }
 }
 
 impl Chain {
-    /// Makes the disk of one run.
-    pub fn disk(&self, machine: &Machine) -> Result<Disk> {
-        static RUNS: AtomicU32 = AtomicU32::new(0);
+    /// Content of the disk of one run.
+    pub fn content(&self, machine: &Machine) -> Result<Vec<u8>> {
         let read = |file: &PathBuf| fs::read(file).with_context(|| format!("{} cannot be read", file.display()));
         let mut contents = self.programs.clone();
         contents.push((POSTERN.into(), read(&machine.kernel)?));
@@ -66,11 +62,17 @@ impl Chain {
         if let Some(bundle) = &machine.initrd {
             contents.push((BUNDLE.into(), read(bundle)?));
         }
+        image::disk(&contents)
+    }
+
+    /// Makes the disk of one run.
+    pub fn disk(&self, machine: &Machine) -> Result<Disk> {
+        static RUNS: AtomicU32 = AtomicU32::new(0);
         let name = format!("uefi-{}-{}.img", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed));
         let folder = paths::bare().join("machines");
         fs::create_dir_all(&folder)?;
         let disk = Disk(folder.join(name));
-        fs::write(&disk.0, image::disk(&contents)?).context("the disk of this run cannot be written")?;
+        fs::write(&disk.0, self.content(machine)?).context("the disk of this run cannot be written")?;
         Ok(disk)
     }
 }

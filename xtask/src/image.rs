@@ -7,7 +7,7 @@ use crate::run::{Workbench, default_cmdline};
 use crate::setup::uefi;
 use crate::{build, paths, setup};
 use anyhow::{Context, Result, bail};
-use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
+use fatfs::{Date, DateTime, FatType, FileSystem, FormatVolumeOptions, FsOptions, Time, TimeProvider};
 use gpt::disk::LogicalBlockSize;
 use gpt::mbr::ProtectiveMBR;
 use gpt::partition_types::EFI;
@@ -22,6 +22,8 @@ const SECTOR: u64 = 512;
 const MIB: u64 = 1 << 20;
 /// Where the only partition starts, and what is left behind it for the second copy of the table.
 const MARGIN: u64 = MIB;
+/// Emulators that know a disk by its geometry want whole cylinders of 16 heads and 63 sectors.
+pub const CYLINDER: u64 = 16 * 63 * SECTOR;
 /// FAT32 has at least 65525 clusters; this leaves no doubt.
 const PARTITION_MIN: u64 = 48 * MIB;
 /// Identities of the disk, its partition and its file system: fixed, so that images repeat bit for bit.
@@ -117,7 +119,8 @@ fn default_bundle(arch: Arch) -> Result<PathBuf> {
     let dialect = arch.default_dialect();
     let bench = Workbench::prepare(arch, &[dialect])?;
     let mut bundle = Bundle { host: bench.images.payload("host")?, ..Bundle::default() };
-    for (name, value) in [("mode", "run"), ("dialect", Dialect::name(dialect)), ("cpus", "1"), ("memory", "268435456")] {
+    for (name, value) in [("mode", "run"), ("dialect", Dialect::name(dialect)), ("cpus", "1"), ("memory", "268435456")]
+    {
         bundle.set(name, value);
     }
     bundle.kernel = Some(bench.kernel(dialect)?.to_owned());
@@ -139,7 +142,7 @@ pub fn programs(arch: Arch, boot: Boot, sign: Option<(&Path, &Path)>) -> Result<
         Boot::GrubUefi => {
             let grub = setup::grub::find(&cache)?;
             let modules = uefi::grub_modules(&cache, arch)?;
-            let script = format!("menuentry \"Postern\" {{ chainloader {APPLICATION} }}\n");
+            let script = format!("set timeout=1\nmenuentry \"Postern\" {{ chainloader {APPLICATION} }}\n");
             vec![
                 (first.to_owned(), grub.efi(&paths::bare(), &modules)?),
                 (APPLICATION.to_owned(), build::application(&toolchain)?),
@@ -180,7 +183,7 @@ pub fn disk(contents: &[Content]) -> Result<Vec<u8>> {
     let bytes: u64 = contents.iter().map(|(_, content)| content.len() as u64 + 64 * 1024).sum();
     let size = (bytes + bytes / 64 + 8 * MIB).max(PARTITION_MIN).next_multiple_of(MIB);
     let volume = volume(contents, size)?;
-    let mut disk = Cursor::new(vec![0; (size + 2 * MARGIN) as usize]);
+    let mut disk = Cursor::new(vec![0; (size + 2 * MARGIN).next_multiple_of(CYLINDER) as usize]);
     let sectors = u32::try_from(disk.get_ref().len() as u64 / SECTOR - 1).context("the image is larger than 2 TiB")?;
     ProtectiveMBR::with_lb_size(sectors).overwrite_lba0(&mut disk)?;
     let config = gpt::GptConfig::new().writable(true).logical_block_size(LogicalBlockSize::Lb512);
@@ -197,13 +200,27 @@ pub fn disk(contents: &[Content]) -> Result<Vec<u8>> {
     Ok(disk.into_inner())
 }
 
-/// A FAT32 volume of `size` bytes. Without a clock every file is from the first day that FAT knows.
+/// The time that all files are from: the first that FAT knows.
+#[derive(Debug)]
+struct Epoch;
+
+impl TimeProvider for Epoch {
+    fn get_current_date(&self) -> Date {
+        Date { year: 1980, month: 1, day: 1 }
+    }
+
+    fn get_current_date_time(&self) -> DateTime {
+        DateTime { date: self.get_current_date(), time: Time { hour: 0, min: 0, sec: 0, millis: 0 } }
+    }
+}
+
+/// A FAT32 volume of `size` bytes.
 fn volume(contents: &[Content], size: u64) -> Result<Vec<u8>> {
     let mut volume = Cursor::new(vec![0; size as usize]);
     let options = FormatVolumeOptions::new().fat_type(FatType::Fat32).volume_id(VOLUME).volume_label(*b"POSTERN    ");
     fatfs::format_volume(&mut volume, options.bytes_per_cluster(512))?;
     {
-        let system = FileSystem::new(&mut volume, FsOptions::new().update_accessed_date(false))?;
+        let system = FileSystem::new(&mut volume, FsOptions::new().time_provider(&Epoch))?;
         for (path, content) in contents {
             let mut folder = system.root_dir();
             let mut parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();

@@ -81,10 +81,17 @@ enum Task {
     ///
     /// The last line on standard output is `N passed, N failed`; the exit status is 0 only when none failed.
     Test(test::Options),
-    /// Watch a Debian guest being protected from its host, step by step (under a minute).
+    /// Watch a Debian guest being protected from its host, step by step (under a minute; on x86_64 two or three).
     ///
     /// Writes target/demo/memory-map.svg: who owns the machine's memory before, during and after.
-    Demo,
+    Demo {
+        /// Architecture of machine and guest.
+        #[arg(long, value_enum, default_value_t = Arch::Aarch64)]
+        arch: Arch,
+        /// What boots the machine.
+        #[arg(long, value_enum, default_value_t = firmware::Firmware::Direct)]
+        firmware: firmware::Firmware,
+    },
     /// Count instructions of the operations that matter, beside their targets and what other hypervisors need.
     Bench {
         /// Leave the native measurements (conversions per second, wiping bandwidth, two threads) out.
@@ -105,7 +112,7 @@ fn main() -> ExitCode {
         }
         Task::Image(options) => image::run(&options),
         Task::Test(options) => test::run(&options),
-        Task::Demo => demo::run(),
+        Task::Demo { arch, firmware } => demo::run(arch, firmware),
         Task::Bench { emulated_only } => bench::run(emulated_only),
     };
     match result {

@@ -5,7 +5,7 @@ use crate::build::{self, Images};
 use crate::bundle::Bundle;
 use crate::check;
 use crate::firmware::Firmware;
-use crate::machine::{Clock, Emulator, Event, Machine, Session, VIRT};
+use crate::machine::{Clock, Emulator, Event, Machine, Session};
 use crate::setup::{self, Cache, initramfs};
 use crate::terminal;
 use crate::verdict::Verdict;
@@ -69,6 +69,8 @@ pub struct Workbench {
     pub images: Images,
     /// Guest kernel and initrd of each dialect that was asked for.
     pub guests: Vec<(Dialect, PathBuf)>,
+    /// Debian's older kernel, where there are two.
+    pub older: Option<PathBuf>,
     /// The test guest's root file system.
     pub initrd: PathBuf,
 }
@@ -84,23 +86,41 @@ impl Workbench {
         };
         let kernel = |dialect: &Dialect| Ok((*dialect, cache.guest_kernel(*dialect)?));
         let guests = dialects.iter().map(kernel).collect::<Result<_>>()?;
+        let older = dialects.contains(&Dialect::Tdx).then(|| cache.stable_tdx_kernel()).transpose()?;
         let initrd = initramfs::pack(&cache, arch)?;
         drop(cache);
-        Ok(Workbench { emulator, images: build::all(&toolchain)?, guests, initrd })
+        Ok(Workbench { emulator, images: build::all(&toolchain)?, guests, older, initrd })
     }
 
     /// Has the machine booted through firmware from now on.
     pub fn boot_through(&mut self, firmware: Firmware, arch: Arch) -> Result<()> {
-        if let (Emulator::Qemu(qemu), Some(chain)) = (&self.emulator, firmware.prepare(arch)?) {
-            self.emulator = Emulator::Uefi(qemu.clone(), chain);
+        if firmware != Firmware::Direct {
+            self.emulator = self.emulator_for(firmware, arch)?;
         }
         Ok(())
+    }
+
+    /// The emulator with a way to boot.
+    pub fn emulator_for(&self, firmware: Firmware, arch: Arch) -> Result<Emulator> {
+        Ok(match (&self.emulator, firmware.prepare(arch)?) {
+            (Emulator::Qemu(qemu), Some(chain)) => Emulator::Uefi(qemu.clone(), chain),
+            (Emulator::Bochs(bochs, _), Some(chain)) => Emulator::UefiPc(bochs.clone(), chain),
+            (emulator, _) => emulator.clone(),
+        })
     }
 
     /// Default kernel of a dialect.
     pub fn kernel(&self, dialect: Dialect) -> Result<&Path> {
         let found = self.guests.iter().find(|(d, _)| *d == dialect);
         Ok(&found.with_context(|| format!("no {} kernel was prepared", dialect.name()))?.1)
+    }
+}
+
+/// The kernel's word for the first serial port.
+pub fn console(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::Realm | Dialect::Pkvm => "console=ttyAMA0",
+        Dialect::Tdx => "console=ttyS0",
     }
 }
 
@@ -155,7 +175,7 @@ pub fn run(options: &Options) -> Result<Verdict> {
     let machine = Machine {
         kernel: bench.images.postern.clone(),
         initrd: Some(file.clone()),
-        machine: VIRT,
+        machine: options.arch.machine(),
         cpus: options.host_cpus,
         memory_mib: options.memory / MIB + HOST_MIB,
         clock: Clock::User,

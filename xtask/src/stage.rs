@@ -1,11 +1,10 @@
 //! Plays one scenario in the emulator and judges it.
 
-use crate::arch::Dialect;
 use crate::bundle::{self, Bundle};
 use crate::cpio::Archive;
 use crate::machine::{Clock, Event, Machine, Session};
 use crate::paths;
-use crate::run::{Workbench, default_cmdline};
+use crate::run::{Workbench, console, default_cmdline};
 use crate::scenarios::{End, Flaw, Guest, Scenario};
 use crate::verdict::Verdict;
 use anyhow::Result;
@@ -41,7 +40,10 @@ pub fn play(bench: &Workbench, scenario: &Scenario, stop: &AtomicBool) -> Result
 
 /// Packs the bundle of a scenario.
 pub fn machine(bench: &Workbench, scenario: &Scenario) -> Result<Machine> {
-    let linux = |dialect| bench.kernel(dialect).map(PathBuf::from);
+    let linux = || match (scenario.guest, &bench.older) {
+        (Guest::OlderLinux, Some(kernel)) => Ok(kernel.clone()),
+        _ => bench.kernel(scenario.dialect).map(PathBuf::from),
+    };
     let mut machine = Machine {
         kernel: bench.images.postern.clone(),
         initrd: Some(bench.initrd.clone()),
@@ -52,8 +54,8 @@ pub fn machine(bench: &Workbench, scenario: &Scenario) -> Result<Machine> {
         append: None,
     };
     if scenario.guest == Guest::Bare {
-        machine.kernel = linux(Dialect::Realm)?;
-        machine.append = Some(format!("console=ttyAMA0 {}", scenario.arguments));
+        machine.kernel = linux()?;
+        machine.append = Some(format!("{} {}", console(scenario.dialect), scenario.arguments));
         return Ok(machine);
     }
     if let Guest::Flawed(flaw) = scenario.guest {
@@ -70,10 +72,10 @@ pub fn machine(bench: &Workbench, scenario: &Scenario) -> Result<Machine> {
     }
     let words = |base: &str| Some(format!("{base} {}", scenario.arguments).trim().to_owned());
     bundle.kernel = Some(match scenario.guest {
-        Guest::Linux => {
+        Guest::Linux | Guest::OlderLinux => {
             bundle.initrd = Some(bench.initrd.clone());
             bundle.cmdline = words(default_cmdline(scenario.dialect));
-            linux(scenario.dialect)?
+            linux()?
         }
         Guest::Garbage => {
             let file = paths::bare().join("garbage");
@@ -113,7 +115,7 @@ fn flawed(name: &str, flaw: Flaw) -> Result<Option<PathBuf>> {
 
 fn boot(bench: &Workbench, machine: &Machine, scenario: &Scenario, stop: &AtomicBool) -> Result<(Transcript, Verdict)> {
     let mut transcript = Transcript::default();
-    let session = Session::start(&bench.emulator, machine)?;
+    let session = Session::start(&bench.emulator_for(scenario.firmware, scenario.dialect.arch())?, machine)?;
     let keyboard = session.keyboard();
     let mut dialogue = scenario.dialogue.iter();
     let mut next = dialogue.next();
@@ -190,11 +192,11 @@ fn number_after(transcript: &Transcript, text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scenarios::ALL;
+    use crate::scenarios;
 
     #[test]
     fn a_scenario_passes_only_with_all_it_expects() {
-        let scenario = ALL.iter().find(|s| s.name == "functional-realm").unwrap();
+        let scenario = scenarios::all().find(|s| s.name == "functional-realm").unwrap();
         let transcript = |console: &str| Transcript { log: String::new(), console: console.into() };
         let good = transcript("guest: pass a\nguest: done, 1 passed, 0 failed\n");
         assert_eq!(judge(scenario, &good, &Verdict::Ok), Ok(()));

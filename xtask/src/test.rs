@@ -27,6 +27,9 @@ pub struct Options {
     /// attacks in the emulator.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=5))]
     ring: Option<u8>,
+    /// Only the scenarios of this architecture [default: both].
+    #[arg(long, value_enum)]
+    arch: Option<Arch>,
     /// List everything there is and what it shows; run nothing.
     #[arg(long)]
     list: bool,
@@ -72,7 +75,12 @@ const CHECKS: &[Check] = &[
         run: house_rules,
     },
     Check { name: "clippy", proves: "no warnings in what builds for this machine", ring: 1, run: clippy },
-    Check { name: "clippy-bare", proves: "no warnings in what builds for bare metal", ring: 1, run: clippy_bare },
+    Check {
+        name: "clippy-bare",
+        proves: "no warnings in what builds for bare metal, on both architectures",
+        ring: 1,
+        run: clippy_bare,
+    },
     Check { name: "unit", proves: "unit, table, model and property tests of all crates", ring: 1, run: unit },
     Check { name: "worlds", proves: "every state of a small world, every event in it", ring: 2, run: worlds },
     Check { name: "loom", proves: "the record locks and counters under all interleavings", ring: 2, run: loom },
@@ -86,15 +94,17 @@ const CHECKS: &[Check] = &[
 
 /// Runs the tests; the last line on standard output is `N passed, N failed`.
 pub fn run(options: &Options) -> Result<()> {
-    let checks: Vec<_> = CHECKS.iter().filter(|c| options.wants(c.name, c.ring)).collect();
-    let scenarios: Vec<_> = scenarios::ALL.iter().filter(|s| options.wants(s.name, s.ring)).collect();
+    let checks = CHECKS.iter().filter(|c| options.arch.is_none() && options.wants(c.name, c.ring));
+    let checks: Vec<_> = checks.collect();
+    let of_arch = |scenario: &Scenario| options.arch.is_none_or(|arch| arch == scenario.arch());
+    let scenarios: Vec<_> = scenarios::all().filter(|s| of_arch(s) && options.wants(s.name, s.ring)).collect();
     if checks.is_empty() && scenarios.is_empty() {
         bail!("no test has this name; `cargo xtask test --list` shows all");
     }
     if options.list {
         let all = checks.iter().map(|c| (c.ring, c.name, c.proves));
         for (ring, name, proves) in all.chain(scenarios.iter().map(|s| (s.ring, s.name, s.proves))) {
-            say!("{ring}  {name:<18} {proves}");
+            say!("{ring}  {name:<22} {proves}");
         }
         return Ok(());
     }
@@ -106,13 +116,7 @@ pub fn run(options: &Options) -> Result<()> {
         }
     }
     if !scenarios.is_empty() && !stop.load(Ordering::Relaxed) {
-        match Workbench::prepare(Arch::Aarch64, &dialects(&scenarios)) {
-            Ok(bench) => count.add(run_scenarios(&bench, &scenarios, options.jobs, &stop)),
-            Err(error) => {
-                report("FAIL", "set-up", &format!("{error:#}"), Duration::ZERO);
-                count.failed += scenarios.len() as u64;
-            }
-        }
+        count.add(all_scenarios(&scenarios, options.jobs, &stop));
     }
     say!("{} passed, {} failed", count.passed, count.failed);
     if stop.load(Ordering::Relaxed) {
@@ -124,15 +128,17 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn dialects(scenarios: &[&Scenario]) -> Vec<Dialect> {
+/// Dialects of one architecture whose kernels the scenarios boot.
+fn dialects(scenarios: &[&Scenario], arch: Arch) -> Vec<Dialect> {
     use scenarios::Guest;
-    let boots = |s: &&&Scenario| matches!(s.guest, Guest::Linux | Guest::Bare);
+    let boots = |s: &&&Scenario| matches!(s.guest, Guest::Linux | Guest::OlderLinux | Guest::Bare);
     let wanted = |dialect| scenarios.iter().filter(boots).any(|s| s.dialect == dialect);
-    [Dialect::Realm, Dialect::Pkvm].into_iter().filter(|dialect| wanted(*dialect)).collect()
+    let all = [Dialect::Realm, Dialect::Pkvm, Dialect::Tdx];
+    all.into_iter().filter(|dialect| dialect.arch() == arch && wanted(*dialect)).collect()
 }
 
 fn report(verdict: &str, name: &str, text: &str, time: Duration) {
-    say!("{verdict}  {name:<18} {text} ({:.1} s)", time.as_secs_f32());
+    say!("{verdict}  {name:<22} {text} ({:.1} s)", time.as_secs_f32());
 }
 
 fn run_check(check: &Check) -> Count {
@@ -159,15 +165,43 @@ fn run_check(check: &Check) -> Count {
     }
 }
 
+/// Gets ready for the scenarios of each architecture, and plays them all.
+fn all_scenarios(scenarios: &[&Scenario], jobs: u64, stop: &AtomicBool) -> Count {
+    let mut count = Count::default();
+    let mut benches = Vec::new();
+    for arch in Arch::ALL {
+        let number = scenarios.iter().filter(|scenario| scenario.arch() == arch).count() as u64;
+        if number == 0 {
+            continue;
+        }
+        match Workbench::prepare(arch, &dialects(scenarios, arch)) {
+            Ok(bench) => benches.push((arch, bench)),
+            Err(error) => {
+                report("FAIL", "set-up", &format!("{} scenarios: {error:#}", arch.name()), Duration::ZERO);
+                count.failed += number;
+            }
+        }
+    }
+    let bench = |arch| benches.iter().find(|(of, _)| *of == arch).map(|(_, bench)| bench);
+    let mut ready: Vec<_> = scenarios.iter().filter_map(|s| Some((bench(s.arch())?, *s))).collect();
+    // The long ones first, so that no emulator is left to work alone in the end.
+    ready.sort_by_key(|(_, scenario)| std::cmp::Reverse(scenario.timeout));
+    count.add(run_scenarios(&ready, jobs, stop));
+    count
+}
+
 /// Plays scenarios, at most `jobs` at a time.
-fn run_scenarios(bench: &Workbench, scenarios: &[&Scenario], jobs: u64, stop: &AtomicBool) -> Count {
+fn run_scenarios(scenarios: &[(&Workbench, &Scenario)], jobs: u64, stop: &AtomicBool) -> Count {
     let queue = Mutex::new(scenarios.iter().collect::<VecDeque<_>>());
     let total = Mutex::new(Count::default());
     let step = Step::start("scenarios");
     std::thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
-                while let Some(scenario) = queue.lock().expect("no panics here").pop_front() {
+                loop {
+                    // Not in the loop's condition, which would hold the lock while a scenario plays.
+                    let next = queue.lock().expect("no panics here").pop_front();
+                    let Some((bench, scenario)) = next else { return };
                     if stop.load(Ordering::Relaxed) {
                         return;
                     }
@@ -206,13 +240,17 @@ fn clippy(step: &Step) -> Result<Count, String> {
 }
 
 fn clippy_bare(step: &Step) -> Result<Count, String> {
-    let toolchain =
-        Cache::open().and_then(|cache| setup::toolchain::find(&cache, Arch::Aarch64)).map_err(|e| format!("{e:#}"))?;
-    let mut command = cargo(&["clippy", "--quiet", "--release", "--package", "hypervisor", "--package", "payloads"]);
-    command.arg("--target-dir").arg(paths::bare());
-    toolchain.apply(&mut command);
-    command.args(["--", "-D", "warnings"]);
-    execute(command, step).map(|_| ONE)
+    for arch in Arch::ALL {
+        let toolchain =
+            Cache::open().and_then(|cache| setup::toolchain::find(&cache, arch)).map_err(|e| format!("{e:#}"))?;
+        let packages = ["--package", "hypervisor", "--package", "payloads"];
+        let mut command = cargo(&["clippy", "--quiet", "--release"]);
+        command.args(packages).arg("--target-dir").arg(paths::bare());
+        toolchain.apply(&mut command);
+        command.args(["--", "-D", "warnings"]);
+        execute(command, step)?;
+    }
+    Ok(ONE)
 }
 
 fn unit(step: &Step) -> Result<Count, String> {
@@ -321,7 +359,7 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_selected_by_prefix_and_ring() {
-        let names: Vec<_> = CHECKS.iter().map(|c| c.name).chain(scenarios::ALL.iter().map(|s| s.name)).collect();
+        let names: Vec<_> = CHECKS.iter().map(|c| c.name).chain(scenarios::all().map(|s| s.name)).collect();
         for (index, name) in names.iter().enumerate() {
             assert!(!names[..index].contains(name), "{name}");
         }

@@ -216,7 +216,7 @@ pub fn write_lists(cpu: &PerCpu, state: &ListRegs) {
 /// Reads list registers, unless they are empty.
 pub fn read_lists(cpu: &PerCpu, state: &mut ListRegs) {
     if cpu.lists_used.get() {
-        read_list(state.count, &mut state.lr);
+        read_list(state.count, state.from_hardware());
     }
 }
 

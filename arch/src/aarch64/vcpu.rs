@@ -3,7 +3,7 @@
 use super::features::{self, Feature};
 use super::idregs::{self, Reader};
 use super::percpu::{self, PerCpu};
-use super::sysreg::{instruction, isb, mrs, msr};
+use super::sysreg::{isb, mrs, msr};
 use super::syndrome::{self, Fault, SysregAccess, class, ec};
 use super::timer::{self, GuestTimer};
 use super::vectors::{self, GuestRegs};

@@ -45,7 +45,12 @@ impl Vcpu {
                 self.dead = true;
                 return Exit::Shutdown;
             }
-            reason::INTERRUPT_WINDOW | reason::NMI_WINDOW | reason::PREEMPTION_TIMER => return Exit::Handled,
+            reason::INTERRUPT_WINDOW | reason::NMI_WINDOW => return Exit::Handled,
+            // The guest's own timer, or the end of its slice.
+            reason::PREEMPTION_TIMER if self.apic.deadline().is_some_and(|deadline| deadline <= vm.now()) => {
+                return Exit::Handled;
+            }
+            reason::PREEMPTION_TIMER => return Exit::Interrupt,
             reason::HLT => return self.halt(vm),
             reason::EPT_VIOLATION => return self.violation(),
             reason::EPT_MISCONFIGURATION => {
@@ -231,6 +236,7 @@ impl Vcpu {
             frequency: timer::frequency(),
             osxsave: vmx::read(field::GUEST_CR4) & CR4_OSXSAVE != 0,
             xcr0: self.world.xcr0,
+            features: world::cpu().features,
             long: is_long(),
         };
         let [function, index] = [self.x(0) as u32, self.x(1) as u32];

@@ -124,8 +124,7 @@ pub fn ept_violation(qualification: u64) -> EptViolation {
 
 /// The VM-entry value of the preemption timer that ends at `deadline`: it counts once when bit `rate` of the TSC changes.
 /// Never zero, or the guest would not execute a single instruction.
-pub fn preemption_timer(deadline: Option<u64>, now: u64, rate: u32) -> u32 {
-    let Some(deadline) = deadline else { return u32::MAX };
+pub fn preemption_timer(deadline: u64, now: u64, rate: u32) -> u32 {
     let left = deadline.saturating_sub(now) >> (rate & 0x1f);
     u32::try_from(left.saturating_add(1)).unwrap_or(u32::MAX)
 }
@@ -203,13 +202,12 @@ mod tests {
 
     #[test]
     fn the_timer_ends_after_the_deadline_and_never_at_once() {
-        assert_eq!(preemption_timer(None, 5, 5), u32::MAX);
-        assert_eq!(preemption_timer(Some(5), 5, 5), 1);
-        assert_eq!(preemption_timer(Some(0), u64::MAX, 0), 1);
-        assert_eq!(preemption_timer(Some(1000), 0, 5), 32);
-        assert_eq!(preemption_timer(Some(u64::MAX), 0, 0), u32::MAX);
+        assert_eq!(preemption_timer(5, 5, 5), 1);
+        assert_eq!(preemption_timer(0, u64::MAX, 0), 1);
+        assert_eq!(preemption_timer(1000, 0, 5), 32);
+        assert_eq!(preemption_timer(u64::MAX, 0, 0), u32::MAX);
         for left in 0..200_u64 {
-            assert!(u64::from(preemption_timer(Some(left), 0, 5)) << 5 >= left);
+            assert!(u64::from(preemption_timer(left, 0, 5)) << 5 >= left);
         }
     }
 }

@@ -17,7 +17,10 @@ use guestmem::Space;
 /// CPUID leaf 7, register EDX: IA32_ARCH_CAPABILITIES exists.
 const HAS_CAPABILITIES: u32 = 1 << 29;
 const APIC_COMMAND: u32 = 0x830;
-const RFLAGS_TF: u64 = 1 << 8;
+/// Interruption information: there is something.
+const VALID: u32 = 1 << 31;
+/// Interruption information and the qualification of an EPT violation: an IRET that faulted had unblocked NMIs.
+const BY_IRET: u64 = 1 << 12;
 
 /// What the host did and was refused, since boot.
 static REFUSALS: AtomicU64 = AtomicU64::new(0);
@@ -131,7 +134,7 @@ fn deliver_nmi(cpu: &PerCpu) {
         return;
     }
     let waiting = Waiting {
-        queued: vmx::read(field::ENTRY_INTERRUPTION) & 1 << 31 != 0,
+        queued: vmx::read(field::ENTRY_INTERRUPTION) as u32 & VALID != 0,
         nmi: true,
         interrupt: false,
         blocking: vmx::read(field::GUEST_INTERRUPTIBILITY),
@@ -150,28 +153,38 @@ fn deliver_nmi(cpu: &PerCpu) {
 /// Exits That Occur During Event Delivery").
 fn finish(cpu: &PerCpu, outcome: Outcome) {
     let information = vmx::read(field::IDT_VECTORING) as u32;
+    if information & VALID == 0 {
+        if let Outcome::Fault(event) = outcome {
+            deliver(&event);
+        }
+        return;
+    }
     let error = vmx::read(field::IDT_VECTORING_ERROR) as u32;
     let length = vmx::read(field::EXIT_INSTRUCTION_LENGTH) as u32;
-    let first = Event::from_exit(information, error, length);
-    if first.is_some_and(|event| event == Event::NMI) {
+    let Some(first) = Event::from_exit(information, error, length) else { return };
+    if first == Event::NMI {
         // Its delivery has blocked others, and does so again.
-        host_vmcs::unblock_virtual_nmis();
+        vmx::modify(field::GUEST_INTERRUPTIBILITY, blocking::NMI, 0);
     }
-    match (outcome, first) {
-        (Outcome::Resume, None) => {}
-        (Outcome::Resume, Some(first)) => vmx::deliver(&first),
-        (Outcome::Fault(event), None) => vmx::deliver(&event),
-        (Outcome::Fault(event), Some(first)) => match collide(&first, &event) {
-            Collision::DoubleFault => vmx::deliver(&fault(vector::DOUBLE_FAULT)),
-            Collision::Shutdown => shutdown(),
-            collision => {
-                if collision == Collision::Keep && first == Event::NMI {
-                    pend_nmi(cpu);
-                }
-                vmx::deliver(&event);
-            }
-        },
+    let Outcome::Fault(second) = outcome else { return deliver(&first) };
+    match collide(&first, &second) {
+        Collision::DoubleFault => deliver(&fault(vector::DOUBLE_FAULT)),
+        Collision::Shutdown => shutdown(),
+        Collision::Keep if first == Event::NMI => {
+            pend_nmi(cpu);
+            deliver(&second);
+        }
+        // An interrupt whose handler cannot be reached is lost, as it is without Postern.
+        Collision::Keep | Collision::Second => deliver(&second),
     }
+}
+
+/// Delivers an event at the next entry. It ends what STI, MOV SS and HLT had begun, and no state of the host's may make the
+/// entry fail (SDM volume 3, "Checks on Guest Non-Register State").
+fn deliver(event: &Event) {
+    vmx::write(field::GUEST_ACTIVITY, 0);
+    vmx::modify(field::GUEST_INTERRUPTIBILITY, blocking::STI | blocking::MOV_SS, 0);
+    vmx::deliver(event);
 }
 
 fn fault(vector: u8) -> Event {
@@ -248,29 +261,37 @@ fn entry_failed(reason: u32) -> ! {
     )
 }
 
-/// The host cannot go on. Its memory is its own; guests' must not be found by whoever is booted next.
+/// The host cannot go on. Off, not reset: whoever is booted next must not find the guests' memory as it was.
 fn shutdown() -> ! {
-    log::error!("the host has triple-faulted at {:#x}", vmx::read(field::GUEST_RIP));
-    crate::console::write_line(format_args!("postern: the host has triple-faulted: switching off"));
+    log::error!("the host has triple-faulted at {:#x}: switching off", vmx::read(field::GUEST_RIP));
     power::off()
 }
 
 fn exception() -> Outcome {
-    let information = vmx::read(field::EXIT_INTERRUPTION) as u32;
+    let information = vmx::read(field::EXIT_INTERRUPTION);
     let error = vmx::read(field::EXIT_ERROR_CODE) as u32;
     let length = vmx::read(field::EXIT_INSTRUCTION_LENGTH) as u32;
-    match Event::from_exit(information, error, length) {
+    match Event::from_exit(information as u32, error, length) {
         None => Outcome::Resume,
         Some(event) if event == Event::NMI => {
             tlb::nmi_arrived();
             Outcome::Resume
         }
         Some(event) => {
+            block_nmis_again(information);
             if event.vector == vector::DEBUG {
                 debug_exception();
             }
             Outcome::Fault(event)
         }
+    }
+}
+
+/// An IRET that faults has ended the blocking of NMIs too early (SDM volume 3, "Information for VM Exits Due to Vectored
+/// Events").
+fn block_nmis_again(information: u64) {
+    if information & BY_IRET != 0 && vmx::read(field::IDT_VECTORING) as u32 & VALID == 0 {
+        vmx::modify(field::GUEST_INTERRUPTIBILITY, 0, blocking::NMI);
     }
 }
 
@@ -289,12 +310,6 @@ fn debug_exception() {
     }
     vmx::modify(field::GUEST_DR7, 1 << 13, 0);
     vmx::modify(field::GUEST_DEBUGCTL, 0b11, 0);
-    // The entry wants a step to be pending where STI or MOV SS blocks (SDM volume 3, "Checks on Guest Non-Register State");
-    // the event replaces it.
-    let blocked = vmx::read(field::GUEST_INTERRUPTIBILITY) & (blocking::STI | blocking::MOV_SS) != 0;
-    if blocked && vmx::read(field::GUEST_RFLAGS) & RFLAGS_TF != 0 {
-        vmx::modify(field::GUEST_PENDING_DEBUG, 0, 1 << 14);
-    }
 }
 
 fn cpuid(gprs: &mut Gprs) -> Outcome {
@@ -411,11 +426,7 @@ fn violation() -> Outcome {
     let qualification = vmx::read(field::EXIT_QUALIFICATION);
     let decoded = ept_violation(qualification);
     let address = vmx::read(field::GUEST_PHYSICAL_ADDRESS);
-    // An IRET that faults has ended the blocking of NMIs too early (SDM volume 3, "Information for VM Exits Due to Vectored
-    // Events", bit 12).
-    if decoded.iret && vmx::read(field::IDT_VECTORING) & 1 << 31 == 0 {
-        vmx::modify(field::GUEST_INTERRUPTIBILITY, 0, blocking::NMI);
-    }
+    block_nmis_again(qualification);
     // Bits 3 to 5: what the translation allowed. When it allowed something, only executing was denied.
     let present = qualification >> 3 & 7 != 0;
     if !present && kernel().host_fault(address, decoded.write, decoded.fetch) == HostFault::Retry {

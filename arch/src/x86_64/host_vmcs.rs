@@ -1,6 +1,5 @@
 //! The host's VMCS: controls, and the two states that the host starts in on a CPU.
 
-use super::inject::blocking;
 use super::vectors::{Gprs, number};
 use super::vmx::{self, Controls, entry, exit, field, pin, primary, secondary};
 use super::{host_policy, tlb};
@@ -76,7 +75,8 @@ fn write_controls() {
     let instructions = secondary::RDTSCP | secondary::INVPCID | secondary::XSAVES | secondary::USER_WAIT;
     let wanted = instructions | secondary::EPT | secondary::VPID | secondary::UNRESTRICTED_GUEST;
     vmx::write(field::SECONDARY_CONTROLS, u64::from(vmx::adjust(Controls::Secondary, wanted)));
-    let wanted = exit::SAVE_DEBUG | exit::HOST_64BIT | exit::SAVE_PAT | exit::LOAD_PAT | exit::SAVE_EFER | exit::LOAD_EFER;
+    let wanted =
+        exit::SAVE_DEBUG | exit::HOST_64BIT | exit::SAVE_PAT | exit::LOAD_PAT | exit::SAVE_EFER | exit::LOAD_EFER;
     vmx::write(field::EXIT_CONTROLS, u64::from(vmx::adjust(Controls::Exit, wanted)));
     vmx::write(field::VPID, u64::from(tlb::HOST_VPID));
     vmx::write(field::EPTP, tlb::eptp(Space::Host));
@@ -195,9 +195,4 @@ pub fn start_real_mode(page: u8) -> Gprs {
     let mut gprs = Gprs([0; 16]);
     gprs.0[number::RDX] = u64::from(core::arch::x86_64::__cpuid(1).eax);
     gprs
-}
-
-/// Lets go of what an exit before an event's delivery has left blocked: see `host`.
-pub fn unblock_virtual_nmis() {
-    vmx::modify(field::GUEST_INTERRUPTIBILITY, blocking::NMI, 0);
 }

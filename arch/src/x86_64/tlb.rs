@@ -13,6 +13,9 @@ const SPACES: usize = abi::host::VMS_MAX + 1;
 /// The host's VPID on every CPU; guests' begin at 8 (`vcpu`), and 0 is root's own.
 pub const HOST_VPID: u16 = 1;
 
+/// Looks at a CPU that does not leave before it is sent another NMI: tens of milliseconds.
+const SPINS: u32 = 1 << 20;
+
 /// EPTP of the host (index 0) and of every VM (by owner); 0 while there is none.
 static EPTP: [AtomicU64; SPACES] = [const { AtomicU64::new(0) }; SPACES];
 /// How often something was taken out of each space. A CPU that has seen less must not enter it. The first is 1, because a
@@ -63,9 +66,14 @@ pub fn flush(space: Space) {
         kick(cpu);
     }
     for cpu in others() {
-        // Its NMI needs nothing of this CPU, so this ends.
+        // Its NMI needs nothing of this CPU, so this ends; and should an NMI ever get lost, there is another.
+        let mut spins = 0u32;
         while inside(cpu, space, generation) {
             core::hint::spin_loop();
+            spins = spins.wrapping_add(1);
+            if spins.is_multiple_of(SPINS) {
+                apic::send_nmi(percpu::of(cpu).apic_id.get());
+            }
         }
     }
 }

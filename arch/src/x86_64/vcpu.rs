@@ -98,6 +98,10 @@ pub struct Vcpu {
     pub(super) reason: u32,
 }
 
+/// So often in a second the host gets a CPU back whatever the guest does. An external interrupt makes a guest leave even
+/// with RFLAGS.IF = 0 (SDM volume 3, "Changes to Instruction Behavior in VMX Non-Root Operation"), but Bochs 3.0 keeps one
+/// from a guest that was entered like that.
+const SLICES: u64 = 100;
 /// RFLAGS.RF, RFLAGS.TF.
 const RESUME: u64 = 1 << 16;
 const TRAP: u64 = 1 << 8;
@@ -108,6 +112,8 @@ const PROTECTED: u64 = 1;
 /// CS.L in the access rights, EFER.LMA.
 const LONG_CODE: u64 = 1 << 13;
 const LONG_ACTIVE: u64 = 1 << 10;
+/// The highest EIP.
+const EIP: u64 = 0xffff_ffff;
 /// Bytes of TDCALL.
 const TDCALL_LENGTH: u64 = exits::TDCALL.len() as u64;
 
@@ -274,30 +280,37 @@ impl Vcpu {
         host::restore();
     }
 
-    /// Runs the guest until it leaves; `calls` reads its memory. Loaded only.
+    /// Runs the guest until it leaves for something that concerns others; `calls` reads its memory. Loaded only.
+    ///
+    /// Going round here without a look at what the hypervisor has been told meanwhile is safe: whoever tells it something
+    /// sends an interrupt or an NMI afterwards, and both end the next entry.
     pub fn enter<C: QuickCalls>(&mut self, vm: &Vm, calls: &C) -> Exit {
-        if self.dead {
-            return Exit::Shutdown;
-        }
-        self.deliver(vm);
-        let deadline = exits::preemption_timer(self.apic.deadline(), vm.now(), world::cpu().timer_rate);
-        vmx::write(field::PREEMPTION_TIMER, deadline.into());
         let space = tlb::index(Space::Guest(vm.config.owner));
-        // The reason only: the rest of a guest's exit is not for the host that reads the counters.
-        section::end(self.reason.into());
-        // SAFETY: `load` has made this CPU the guest's.
-        let entered = unsafe { vectors::enter(&mut self.gprs, self.launched, space) };
-        section::begin();
-        match entered {
-            Entered::Exit => {
-                self.launched = true;
-                self.exited(vm, calls)
+        while !self.dead {
+            let now = vm.now();
+            self.deliver(vm, now);
+            let slice = now.saturating_add(timer::frequency() / SLICES);
+            let end = self.apic.deadline().map_or(slice, |deadline| deadline.min(slice));
+            let ticks = exits::preemption_timer(end, now, world::cpu().timer_rate);
+            vmx::write(field::PREEMPTION_TIMER, ticks.into());
+            // The reason only: the rest of a guest's exit is not for the host that reads the counters.
+            section::end(self.reason.into());
+            // SAFETY: `load` has made this CPU the guest's.
+            let entered = unsafe { vectors::enter(&mut self.gprs, self.launched, space) };
+            section::begin();
+            match entered {
+                Entered::Exit => self.launched = true,
+                // An NMI came first, another CPU's or the host's. What is queued stays.
+                Entered::Aborted => return if host::is_wanted() { Exit::Interrupt } else { Exit::Handled },
+                Entered::Failed => panic!("VM entry: error {}", vmx::read(field::INSTRUCTION_ERROR)),
             }
-            // An NMI came first, another CPU's or the host's. What is queued stays.
-            Entered::Aborted if host::is_wanted() => Exit::Interrupt,
-            Entered::Aborted => Exit::Handled,
-            Entered::Failed => panic!("VM entry: error {}", vmx::read(field::INSTRUCTION_ERROR)),
+            let exit = self.exited(vm, calls);
+            // An NMI means that there is something to look at, and so does an interrupt sent to another vCPU.
+            if exit != Exit::Handled || self.reason == vmx::reason::EXCEPTION_OR_NMI || self.kicks != 0 {
+                return exit;
+            }
         }
+        Exit::Shutdown
     }
 
     fn exited<C: QuickCalls>(&mut self, vm: &Vm, calls: &C) -> Exit {
@@ -325,7 +338,7 @@ impl Vcpu {
     }
 
     /// Decides what the entry delivers, and asks for an exit when the guest opens to the rest.
-    fn deliver(&mut self, vm: &Vm) {
+    fn deliver(&mut self, vm: &Vm, now: u64) {
         let inboxes = vm.inboxes();
         let Some(inbox) = inboxes.get(self.index) else { return };
         match self.displaced.take() {
@@ -333,41 +346,48 @@ impl Vcpu {
             Some(_) => inbox.post_nmi(),
             None => {}
         }
-        self.apic.poll(inboxes, vm.now());
+        self.apic.poll(inboxes, now);
         // No NMI before the guest has asked about a virtualization exception: its handler could cause another.
-        let nmi = |vcpu: &Self| inbox.nmi() && vcpu.ve.is_none();
+        let nmi = inbox.nmi() && self.ve.is_none();
         let interrupt = self.apic.pending(inboxes);
-        if nmi(self) || interrupt.is_some() {
-            let waiting = Waiting {
-                queued: self.queued.is_some(),
-                nmi: nmi(self),
-                interrupt: interrupt.is_some(),
-                blocking: vmx::read(field::GUEST_INTERRUPTIBILITY),
-                rflags: vmx::read(field::GUEST_RFLAGS),
-            };
-            match (inject::choose(&waiting), interrupt) {
-                (Deliver::Nmi, _) if inbox.take_nmi() => self.queued = Some(Event::NMI),
-                (Deliver::Interrupt, Some(vector)) => {
-                    self.apic.accept(inboxes, vector);
-                    self.queued = Some(Event::external(vector));
-                }
-                _ => {}
-            }
-        }
-        let mut primary = self.primary & !(primary::NMI_WINDOW | primary::INTERRUPT_WINDOW);
-        if nmi(self) {
-            primary |= primary::NMI_WINDOW;
-        }
-        if self.apic.pending(inboxes).is_some() {
-            primary |= primary::INTERRUPT_WINDOW;
-        }
-        if primary != self.primary {
-            self.primary = primary;
-            vmx::write(field::PRIMARY_CONTROLS, primary.into());
+        if nmi || interrupt.is_some() {
+            self.choose(inboxes, inbox, nmi, interrupt);
+        } else {
+            self.set_windows(0);
         }
         match &self.queued {
             Some(event) => vmx::deliver(event),
             None => vmx::write(field::ENTRY_INTERRUPTION, 0),
+        }
+    }
+
+    fn choose(&mut self, inboxes: &[Inbox], inbox: &Inbox, nmi: bool, interrupt: Option<u8>) {
+        let waiting = Waiting {
+            queued: self.queued.is_some(),
+            nmi,
+            interrupt: interrupt.is_some(),
+            blocking: vmx::read(field::GUEST_INTERRUPTIBILITY),
+            rflags: vmx::read(field::GUEST_RFLAGS),
+        };
+        match (inject::choose(&waiting), interrupt) {
+            (Deliver::Nmi, _) if inbox.take_nmi() => self.queued = Some(Event::NMI),
+            (Deliver::Interrupt, Some(vector)) => {
+                self.apic.accept(inboxes, vector);
+                self.queued = Some(Event::external(vector));
+            }
+            _ => {}
+        }
+        let for_nmi = if self.ve.is_none() && inbox.nmi() { primary::NMI_WINDOW } else { 0 };
+        let for_interrupt = if self.apic.pending(inboxes).is_some() { primary::INTERRUPT_WINDOW } else { 0 };
+        self.set_windows(for_nmi | for_interrupt);
+    }
+
+    /// Makes the guest exit as soon as it lets in what these controls stand for.
+    fn set_windows(&mut self, windows: u32) {
+        let primary = self.primary & !(primary::NMI_WINDOW | primary::INTERRUPT_WINDOW) | windows;
+        if primary != self.primary {
+            self.primary = primary;
+            vmx::write(field::PRIMARY_CONTROLS, primary.into());
         }
     }
 
@@ -409,8 +429,11 @@ pub(super) fn is_long() -> bool {
 
 /// Goes on after an instruction of so many bytes that was carried out for the loaded guest, as the CPU would.
 pub(super) fn skip(length: u64) {
-    let rip = vmx::read(field::GUEST_RIP).wrapping_add(length);
-    vmx::write(field::GUEST_RIP, if is_long() { rip } else { rip & 0xffff_ffff });
+    let from = vmx::read(field::GUEST_RIP);
+    let to = from.wrapping_add(length);
+    // Outside of 64-bit mode RIP has 32 bits; a higher one is 64-bit mode's.
+    let wraps = from <= EIP && to > EIP && !is_long();
+    vmx::write(field::GUEST_RIP, if wraps { to & EIP } else { to });
     let blocked = vmx::read(field::GUEST_INTERRUPTIBILITY);
     if blocked & (blocking::STI | blocking::MOV_SS) != 0 {
         vmx::write(field::GUEST_INTERRUPTIBILITY, blocked & !(blocking::STI | blocking::MOV_SS));

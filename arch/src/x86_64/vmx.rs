@@ -1,7 +1,7 @@
 //! VMX instructions, and what is the same for the host's and every guest's VMCS.
 
-use super::percpu::{self, PerCpu};
 use super::inject::{Event, blocking};
+use super::percpu::{self, PerCpu};
 use super::{descriptors, tlb, vectors};
 use core::arch::asm;
 use loader::BootError;

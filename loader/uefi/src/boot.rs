@@ -94,7 +94,8 @@ fn boot(entered: u64) -> Result<Never, String> {
     }
     let log = measurements.log.bytes();
     let log_at = (handoff::SIZE + abi::handoff::MEMORY_MAX * handoff::RANGE_SIZE).next_multiple_of(8);
-    let mut record = Pages::new(log_at + log.len(), abi::FRAME_SIZE).ok_or_else(|| no_room("the record of the boot"))?;
+    let mut record =
+        Pages::new(log_at + log.len(), abi::FRAME_SIZE).ok_or_else(|| no_room("the record of the boot"))?;
     record.bytes()[log_at..].copy_from_slice(log);
     facts.event_log = Region { start: record.address() + log_at as u64, size: log.len() as u64 };
     facts.memory = record.address() + handoff::SIZE as u64;
@@ -106,7 +107,11 @@ fn boot(entered: u64) -> Result<Never, String> {
     drop(now);
     let described = counter();
 
-    println!("postern: {} KiB measured; {}", measurements.bytes >> 10, if measurements.has_tpm() { "TPM" } else { "no TPM" });
+    println!(
+        "postern: {} KiB measured; {}",
+        measurements.bytes >> 10,
+        if measurements.has_tpm() { "TPM" } else { "no TPM" }
+    );
     println!(
         "postern: settings {} ms, reading {} ms, measuring {} ms, describing {} ms",
         machine::milliseconds(read_settings - entered),

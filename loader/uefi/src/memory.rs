@@ -16,9 +16,26 @@ pub struct Pages {
 impl Pages {
     /// At least `size` bytes at a multiple of `align` (a power of two, at least 4096); `None` when there are none.
     pub fn new(size: usize, align: u64) -> Option<Self> {
+        Self::of(MemoryType::LOADER_DATA, size, align)
+    }
+
+    /// The same for instructions that run before Postern has page tables of its own: firmware may execute no data.
+    #[cfg(target_arch = "x86_64")]
+    pub fn code(size: usize) -> Option<Self> {
+        use uefi::mem::memory_map::MemoryAttribute;
+        use uefi::proto::security::MemoryProtection;
+        let pages = Self::of(MemoryType::LOADER_CODE, size, abi::FRAME_SIZE)?;
+        let handle = boot::get_handle_for_protocol::<MemoryProtection>();
+        if let Ok(protection) = handle.and_then(boot::open_protocol_exclusive::<MemoryProtection>) {
+            protection.clear_memory_attributes(pages.range(), MemoryAttribute::EXECUTE_PROTECT).ok()?;
+        }
+        Some(pages)
+    }
+
+    fn of(kind: MemoryType, size: usize, align: u64) -> Option<Self> {
         let slack = (align - abi::FRAME_SIZE) as usize;
         let count = size.max(1).checked_add(slack)?.div_ceil(abi::FRAME_SIZE as usize);
-        let first = boot::allocate_pages(AllocateType::MaxAddress(LIMIT), MemoryType::LOADER_DATA, count).ok()?;
+        let first = boot::allocate_pages(AllocateType::MaxAddress(LIMIT), kind, count).ok()?;
         let start = (first.as_ptr() as u64).next_multiple_of(align);
         let mut pages = Self { start, size };
         // SAFETY: the pages are ours; they are written before a reference to them is made.

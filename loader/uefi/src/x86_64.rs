@@ -113,7 +113,10 @@ impl Description {
         let bytes = write(all, map).map_err(boot::say)?;
         multiboot::parse(&bytes, 0).map_err(boot::say)?;
         let pages = |size, what| Pages::new(size, abi::FRAME_SIZE).ok_or_else(|| no_room(what));
-        Ok(Self { info: pages(bytes.len() + SLACK, "the boot information")?, jump: pages(4096, "the last instructions")? })
+        Ok(Self {
+            info: pages(bytes.len() + SLACK, "the boot information")?,
+            jump: pages(4096, "the last instructions")?,
+        })
     }
 
     /// Writes it for good.

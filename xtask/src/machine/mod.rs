@@ -20,6 +20,9 @@ use std::time::{Duration, Instant};
 /// The arm64 machine that Postern is made for: EL2 and a GICv3.
 pub const VIRT: &str = "virt,virtualization=on,gic-version=3";
 
+/// The x86-64 machine that Postern is made for: VMX and EPT.
+pub const PC: &str = crate::setup::bochs::MODEL;
+
 /// What emulates a machine, and boots it.
 #[derive(Clone, Debug)]
 pub enum Emulator {
@@ -27,6 +30,8 @@ pub enum Emulator {
     Qemu(Qemu),
     /// arm64: UEFI firmware boots it from a disk.
     Uefi(Qemu, Chain),
+    /// x86-64: the same.
+    UefiPc(Bochs, Chain),
     /// x86-64: GRUB boots a Multiboot2 kernel from a CD.
     Bochs(Bochs, Grub),
 }
@@ -38,7 +43,7 @@ pub struct Machine {
     pub kernel: PathBuf,
     /// The bundle: QEMU's initrd, GRUB's first module.
     pub initrd: Option<PathBuf>,
-    /// QEMU's machine type with its options; Bochs has one machine only.
+    /// QEMU's machine type with its options, or Bochs' model of CPU.
     pub machine: &'static str,
     /// Physical CPUs.
     pub cpus: u32,
@@ -117,6 +122,7 @@ impl Session {
         match emulator {
             Emulator::Qemu(qemu) => virt::start(qemu, machine),
             Emulator::Uefi(qemu, chain) => uefi::start(qemu, chain, machine),
+            Emulator::UefiPc(bochs, chain) => pc::start_uefi(bochs, chain, machine),
             Emulator::Bochs(bochs, grub) => pc::start(bochs, grub, machine),
         }
     }

@@ -1,9 +1,11 @@
 //! A PC with VMX and EPT in Bochs, booted by GRUB from a CD.
 
 use super::{Clock, Machine, Session};
+use crate::firmware::Chain;
+use crate::image::CYLINDER;
 use crate::paths;
-use crate::setup::bochs::{Bochs, MODEL};
-use crate::setup::grub::Grub;
+use crate::setup::bochs::Bochs;
+use crate::setup::grub::{Grub, Menu};
 use anyhow::{Context, Result, anyhow, bail};
 use std::fs;
 use std::io::ErrorKind;
@@ -53,17 +55,36 @@ impl Drop for Desk {
 
 /// Makes the CD and switches the machine on.
 pub fn start(bochs: &Bochs, grub: &Grub, machine: &Machine) -> Result<Session> {
-    if machine.memory_mib > MEMORY_MAX_MIB {
-        bail!("Bochs emulates at most {MEMORY_MAX_MIB} MiB of memory, and this takes {}", machine.memory_mib);
-    }
     let desk = Desk::new()?;
     let cd = desk.folder.join("boot.iso");
     let modules: Vec<&Path> = machine.initrd.iter().map(PathBuf::as_path).collect();
-    grub.cd(&desk.folder, &machine.kernel, &modules, &cd)?;
+    let menu = Menu { kernel: &machine.kernel, modules: &modules, linux: machine.append.as_deref(), load_only: false };
+    grub.cd(&desk.folder, &menu, &cd)?;
+    let medium = format!("ata0-master: type=cdrom, path={}, status=inserted\nboot: cdrom", cd.display());
+    switch_on(bochs, machine, desk, &bochs.bios, &medium)
+}
+
+/// Makes a disk that UEFI firmware boots, and switches the machine on.
+pub fn start_uefi(bochs: &Bochs, chain: &Chain, machine: &Machine) -> Result<Session> {
+    let desk = Desk::new()?;
+    let disk = desk.folder.join("disk.img");
+    let content = chain.content(machine)?;
+    fs::write(&disk, &content)?;
+    let cylinders = content.len() as u64 / CYLINDER;
+    let geometry = format!("mode=flat, cylinders={cylinders}, heads=16, spt=63");
+    let medium = format!("ata0-master: type=disk, path={}, {geometry}\nboot: disk", disk.display());
+    switch_on(bochs, machine, desk, &chain.firmware, &medium)
+}
+
+/// Starts Bochs with a ROM and something to boot from.
+fn switch_on(bochs: &Bochs, machine: &Machine, desk: Desk, rom: &Path, medium: &str) -> Result<Session> {
+    if machine.memory_mib > MEMORY_MAX_MIB {
+        bail!("Bochs emulates at most {MEMORY_MAX_MIB} MiB of memory, and this takes {}", machine.memory_mib);
+    }
     // Bochs connects to these as it starts, so nothing that a port says is lost, and no port number can be taken twice.
     let ports = [listen()?, listen()?];
     let config = desk.folder.join("bochsrc");
-    fs::write(&config, configuration(bochs, machine, &desk, &cd, [port(&ports[0])?, port(&ports[1])?]))?;
+    fs::write(&config, configuration(bochs, machine, &desk, (rom, medium), [port(&ports[0])?, port(&ports[1])?]))?;
     let mut command = bochs.command();
     command.args(["-q", "-f"]).arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().context("the emulator does not start")?;
@@ -85,22 +106,28 @@ pub fn start(bochs: &Bochs, grub: &Grub, machine: &Machine) -> Result<Session> {
     Ok(session)
 }
 
-fn configuration(bochs: &Bochs, machine: &Machine, desk: &Desk, cd: &Path, ports: [u16; 2]) -> String {
+fn configuration(
+    bochs: &Bochs,
+    machine: &Machine,
+    desk: &Desk,
+    (rom, medium): (&Path, &str),
+    ports: [u16; 2],
+) -> String {
     // The rfb display waits for nobody and needs neither a terminal nor a window.
     let clock = if machine.clock == Clock::User { "slowdown" } else { "none" };
     format!(
         "megs: {}\nromimage: file={}\nvgaromimage: file={}\n\
-         cpu: model={MODEL}, count={}, ips=50000000, reset_on_triple_fault=0\n\
-         ata0-master: type=cdrom, path={}, status=inserted\nboot: cdrom\n\
+         cpu: model={}, count={}, ips=50000000, reset_on_triple_fault=0\n\
+         {medium}\n\
          display_library: rfb, options=\"timeout=0\"\nsound: waveoutdrv=dummy, waveindrv=dummy, midioutdrv=dummy\n\
          com1: enabled=1, mode=socket-client, dev=127.0.0.1:{}\ncom2: enabled=1, mode=socket-client, dev=127.0.0.1:{}\n\
          log: {}\npanic: action=fatal\nerror: action=ignore\ninfo: action=ignore\ndebug: action=ignore\n\
          clock: sync={clock}\n",
         machine.memory_mib,
-        bochs.bios.display(),
+        rom.display(),
         bochs.vga_bios.display(),
+        machine.machine,
         machine.cpus,
-        cd.display(),
         ports[0],
         ports[1],
         desk.log().display(),
@@ -215,7 +242,7 @@ mod tests {
         let machine = Machine {
             kernel: file.clone(),
             initrd: Some(file),
-            machine: "",
+            machine: crate::machine::PC,
             cpus: 2,
             memory_mib: 256,
             clock: Clock::Free,

@@ -8,7 +8,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// What GRUB needs to read a CD and boot Postern; nothing else goes into its image.
-const MODULES: [&str; 3] = ["iso9660", "biosdisk", "multiboot2"];
+const MODULES: [&str; 5] = ["iso9660", "biosdisk", "multiboot2", "linux", "halt"];
+
+/// What GRUB boots from a CD.
+pub struct Menu<'a> {
+    /// A Multiboot2 kernel, or Linux.
+    pub kernel: &'a Path,
+    /// Modules, or Linux' initrd.
+    pub modules: &'a [&'a Path],
+    /// Linux' command line; a kernel without one is a Multiboot2 kernel.
+    pub linux: Option<&'a str>,
+    /// Switch the machine off instead, once everything is in memory.
+    pub load_only: bool,
+}
 
 /// The tools.
 #[derive(Clone, Debug)]
@@ -28,18 +40,22 @@ impl Grub {
         format!("GRUB, {}", self.0.usr("lib/grub/i386-pc").display())
     }
 
-    /// Makes the CD `iso` in `folder`, from which GRUB boots a Multiboot2 kernel with modules at once.
-    pub fn cd(&self, folder: &Path, kernel: &Path, modules: &[&Path], iso: &Path) -> Result<()> {
+    /// Makes the CD `iso` in `folder`, from which GRUB boots at once.
+    pub fn cd(&self, folder: &Path, menu: &Menu, iso: &Path) -> Result<()> {
         let tree = folder.join("cd/boot");
         fs::create_dir_all(&tree)?;
-        place(kernel, &tree.join("postern"))?;
+        place(menu.kernel, &tree.join("kernel"))?;
         // These few commands are all that GRUB's rescue parser has to know.
-        let mut script = String::from("set root=cd\nmultiboot2 /boot/postern\n");
-        for (index, module) in modules.iter().enumerate() {
+        let (start, module_command) = match menu.linux {
+            Some(line) => (format!("linux /boot/kernel {line}"), "initrd"),
+            None => ("multiboot2 /boot/kernel".into(), "module2"),
+        };
+        let mut script = format!("set root=cd\n{start}\n");
+        for (index, module) in menu.modules.iter().enumerate() {
             place(module, &tree.join(format!("module{index}")))?;
-            script.push_str(&format!("module2 /boot/module{index}\n"));
+            script.push_str(&format!("{module_command} /boot/module{index}\n"));
         }
-        script.push_str("boot\n");
+        script.push_str(if menu.load_only { "halt\n" } else { "boot\n" });
         let config = folder.join("grub.cfg");
         fs::write(&config, script)?;
         let mut image = self.tool("grub-mkimage");
@@ -61,12 +77,23 @@ impl Grub {
         fs::write(
             &script,
             "search --no-floppy --set=root --file /EFI/POSTERN/postern.conf\nset prefix=($root)/boot/grub\n\
-             set timeout=1\nconfigfile /boot/grub/grub.cfg\n",
+             configfile /boot/grub/grub.cfg\n",
         )?;
         let out = folder.join(format!("grub-{name}.efi"));
         let mut image = self.tool("grub-mkimage");
         image.args(["-O", name, "-p", "/boot/grub", "-d"]).arg(modules).arg("-c").arg(&script).arg("-o").arg(&out);
-        image.args(["part_gpt", "part_msdos", "fat", "search", "search_fs_file", "configfile", "normal", "chain", "echo", "test"]);
+        image.args([
+            "part_gpt",
+            "part_msdos",
+            "fat",
+            "search",
+            "search_fs_file",
+            "configfile",
+            "normal",
+            "chain",
+            "echo",
+            "test",
+        ]);
         finish(&mut image, "grub-mkimage")?;
         Ok(out)
     }

@@ -127,7 +127,10 @@ pub fn run(options: Options) -> Result<()> {
     }
     let bad = cache.check_all()?;
     if options.verify {
-        return if bad.is_empty() { Ok(()) } else { bail!("`cargo xtask setup` gets {} again", bad.join(", ")) };
+        if !bad.is_empty() {
+            bail!("damaged or gone: {}; `cargo xtask setup` gets it again", bad.join(", "));
+        }
+        return Ok(());
     }
     for name in &bad {
         remove(&cache.root.join(name))?;

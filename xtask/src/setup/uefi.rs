@@ -8,10 +8,15 @@ use anyhow::{Context, Result};
 use std::fs;
 use std::path::PathBuf;
 
-/// The firmware of QEMU's arm64 machine (EDK II), as `-bios` takes it.
-pub fn firmware(cache: &Cache) -> Result<PathBuf> {
-    let file = "usr/share/qemu-efi-aarch64/QEMU_EFI.fd";
-    picked(cache, "uefi-arm64.fd", "arm64 UEFI firmware", "qemu-efi-aarch64", file)
+/// UEFI firmware (EDK II) for the emulated machine: what QEMU takes as `-bios`, and Bochs as its ROM.
+pub fn firmware(cache: &Cache, arch: Arch) -> Result<PathBuf> {
+    match arch {
+        Arch::Aarch64 => {
+            let file = "usr/share/qemu-efi-aarch64/QEMU_EFI.fd";
+            picked(cache, "uefi-arm64.fd", "arm64 UEFI firmware", "qemu-efi-aarch64", file)
+        }
+        Arch::X86_64 => picked(cache, "uefi-amd64.fd", "x86-64 UEFI firmware", "ovmf", "usr/share/ovmf/OVMF.fd"),
+    }
 }
 
 /// Folder of GRUB's modules for an architecture's UEFI.

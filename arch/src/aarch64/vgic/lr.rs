@@ -30,6 +30,8 @@ pub struct ListRegs {
     pub ap1r: [u64; 4],
     /// What was last put into each list register; 0 says that it is free.
     loaded: [u64; 16],
+    /// Something may be in one: most of the time nothing is, and this is looked at on the way of every exit.
+    used: bool,
 }
 
 // ICH_LR<n>_EL2 (IHI0069 §12.4): vINTID in 31:0. HW (61) is never set: no physical interrupt belongs to a guest.
@@ -65,20 +67,27 @@ impl ListRegs {
             ap0r: [0; 4],
             ap1r: [0; 4],
             loaded: [0; 16],
+            used: false,
         }
     }
 
-    /// Whether a list register holds something, or did so when it was last looked at.
+    /// Whether a list register may hold something.
     #[inline]
     pub fn is_used(&self) -> bool {
-        // Without branches: this is on the way of every exit, and most of the time nothing is listed.
-        let slots = self.slots().end;
-        self.lr[..slots].iter().chain(&self.loaded[..slots]).fold(0, |all, word| all | word) != 0
+        self.used
+    }
+
+    /// The list registers, for reading them from the hardware.
+    #[inline]
+    pub fn from_hardware(&mut self) -> &mut [u64; 16] {
+        self.used = true;
+        &mut self.lr
     }
 
     fn load(&mut self, slot: usize, value: u64) {
         self.lr[slot] = value;
         self.loaded[slot] = value;
+        self.used = true;
     }
 
     /// The slots that exist. `count` is a public field, so it is not taken on trust.
@@ -111,12 +120,13 @@ pub fn fill(dist: &Dist, cpu: &CpuIf, index: usize, lrs: &mut ListRegs) -> VcpuM
 /// vCPUs to kick.
 #[must_use = "other vCPUs may wait for an interrupt that this one has let go of"]
 pub fn drain(dist: &Dist, cpu: &CpuIf, index: usize, lrs: &mut ListRegs) -> VcpuMask {
-    // Most of the time nothing is listed, and this is on the way of every exit.
-    if !lrs.is_used() {
+    if !lrs.used {
         return 0;
     }
     let vcpu = Vcpu { dist, cpu, index };
-    lrs.slots().fold(0, |kick, slot| kick | vcpu.settle(&mut lrs.lr[slot], &mut lrs.loaded[slot]))
+    let kick = lrs.slots().fold(0, |kick, slot| kick | vcpu.settle(&mut lrs.lr[slot], &mut lrs.loaded[slot]));
+    lrs.used = lrs.slots().any(|slot| lrs.loaded[slot] != 0);
+    kick
 }
 
 /// Empties the registers of vCPU `index`, which is switched off and starts from reset when it runs again. Interrupts

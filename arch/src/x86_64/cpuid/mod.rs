@@ -33,6 +33,8 @@ pub struct Reader {
     pub osxsave: bool,
     /// XCR0.
     pub xcr0: u64,
+    /// What it can be: [`extended_features`].
+    pub features: u64,
     /// In 64-bit mode.
     pub long: bool,
 }
@@ -131,7 +133,7 @@ pub fn clock(frequency: u64) -> [u32; 3] {
 
 /// CPUID with these EAX and ECX.
 pub fn guest(reader: &Reader, function: u32, index: u32, native: &impl Fn(u32, u32) -> Leaf) -> Leaf {
-    let features = extended_features(native);
+    let features = reader.features;
     match function {
         0 => leaf(MAX_BASIC, u32::from_le_bytes(*b"Genu"), u32::from_le_bytes(*b"ntel"), u32::from_le_bytes(*b"ineI")),
         1 => version(reader, &native(1, 0), features),

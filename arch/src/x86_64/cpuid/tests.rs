@@ -1,5 +1,10 @@
 use super::*;
 
+/// With the features of the CPU in question.
+fn guest(reader: &Reader, function: u32, index: u32, native: &impl Fn(u32, u32) -> Leaf) -> Leaf {
+    super::guest(&Reader { features: extended_features(native), ..*reader }, function, index, native)
+}
+
 /// A CPU that has everything, and more than there is.
 fn everything(function: u32, index: u32) -> Leaf {
     match (function, index) {
@@ -24,7 +29,8 @@ fn little(function: u32, _: u32) -> Leaf {
     }
 }
 
-const READER: Reader = Reader { index: 2, count: 3, frequency: 2_000_000_000, osxsave: false, xcr0: 1, long: true };
+const READER: Reader =
+    Reader { index: 2, count: 3, frequency: 2_000_000_000, osxsave: false, xcr0: 1, features: 0, long: true };
 
 fn ask(function: u32, index: u32) -> Leaf {
     guest(&READER, function, index, &everything)

@@ -12,7 +12,7 @@ mod vcpu_create;
 mod vcpu_kick;
 mod vcpu_run;
 mod version;
-mod vm_create;
+pub mod vm_create;
 mod vm_destroy;
 mod vm_donate;
 mod vm_donate_meta;

@@ -1,6 +1,7 @@
 //! `VM_CREATE`.
 
 use super::{Call, Reply, done, frame, frames};
+use crate::call::pkvm::mmio_guard::Guards;
 use crate::measure::{Extensible, Measurement};
 use crate::vm::{ArchVm, Dialect, Vm, ending};
 use crate::{Postern, Refused};
@@ -24,8 +25,9 @@ pub const CALL: Call = Call {
 };
 
 /// Bytes of the distributor and of one redistributor.
-const GICD_SIZE: u64 = 0x1_0000;
-const GICR_SIZE: u64 = 0x2_0000;
+pub const GICD_SIZE: u64 = 0x1_0000;
+/// See [`GICD_SIZE`].
+pub const GICR_SIZE: u64 = 0x2_0000;
 
 fn run(postern: &Postern, [config, meta, count, ..]: [u64; 6]) -> Result<Reply, Refused> {
     let config_words = postern.core.with_host_page(frame(config)?, |words| {
@@ -63,6 +65,7 @@ fn run(postern: &Postern, [config, meta, count, ..]: [u64; 6]) -> Result<Reply, 
         arch: ArchVm(arch::machine::Vm::new(arch)),
         state: AtomicU64::new(vm_state::NEW),
         ending: AtomicU64::new(ending::NONE),
+        guards: Guards::new(),
         vcpus: [const { Once::new() }; VCPUS_MAX],
         launch: Mutex::new(Measurement::new(&config_words)),
         extensible: Mutex::new(Extensible::default()),

@@ -8,7 +8,7 @@ use abi::host::{self, vm_state};
 pub const CALL: Call = Call {
     number: host::VM_IRQ,
     name: "VM_IRQ",
-    arguments: &["handle", "interrupt number, an SPI", "level: 0 or 1"],
+    arguments: &["handle", "interrupt number: an SPI, or a TD's vCPU << 8 | vector", "level: 0 or 1"],
     results: &["vCPU it goes to"],
     summary: "Sets the level of a device's interrupt line.",
     run,

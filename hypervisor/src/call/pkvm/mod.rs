@@ -2,7 +2,7 @@
 
 mod mem_share;
 mod mem_unshare;
-mod mmio_guard;
+pub mod mmio_guard;
 
 use super::guest::{Answer, common};
 use crate::Postern;
@@ -20,7 +20,8 @@ pub fn dispatch(postern: &Postern, vm: &Vm, page: &VcpuPage, function: u64, argu
         pkvm::MEM_SHARE => mem_share::run(postern, vm, arguments),
         pkvm::MEM_UNSHARE => mem_unshare::run(postern, vm, arguments),
         pkvm::MMIO_GUARD => mmio_guard::run(vm, arguments),
-        pkvm::HYP_MEMINFO => match arguments {
+        pkvm::MMIO_GUARD_ENROLL => mmio_guard::enroll(vm),
+        pkvm::HYP_MEMINFO | pkvm::MMIO_GUARD_INFO => match arguments {
             [0, 0, 0] => Answer::Values([abi::FRAME_SIZE, 0, 0, 0]),
             _ => Answer::status(INVALID_PARAMETER),
         },

@@ -423,7 +423,7 @@ fn list_registers_that_are_read_twice_count_once() {
     let hardware = vm.lrs[0].lr;
     vm.drain(0);
     (50..52).for_each(|intid| vm.poke(0, ICPENDR, intid));
-    vm.lrs[0].lr = hardware;
+    *vm.lrs[0].from_hardware() = hardware;
     vm.fill(0);
     assert_eq!(vm.listed(0), [(2, PENDING), (50, ACTIVE)], "the guest has cleared the other two");
 }

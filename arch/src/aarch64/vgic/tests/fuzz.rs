@@ -58,7 +58,7 @@ fn random_accesses_between_runs() {
                     vm.fill(vcpu);
                     // Hardware state that no guest could bring about, too.
                     let count = vm.lrs[vcpu].count;
-                    for lr in &mut vm.lrs[vcpu].lr[..count] {
+                    for lr in &mut vm.lrs[vcpu].from_hardware()[..count] {
                         if random.below(3) == 0 {
                             *lr = *lr & !(BOTH << 62) | random.next() << 62;
                         }

@@ -19,6 +19,8 @@ pub mod register {
     pub const END: u32 = 0x80b;
     /// Spurious-interrupt vector and the software enable bit.
     pub const SPURIOUS: u32 = 0x80f;
+    /// First of eight: vectors in service.
+    pub const IN_SERVICE: u32 = 0x810;
     /// Error status.
     pub const ERRORS: u32 = 0x828;
     /// Interrupt command.
@@ -60,6 +62,12 @@ pub fn enable() {
     wrmsr(register::SPURIOUS, 1 << 8 | SPURIOUS_VECTOR);
     wrmsr(register::TASK_PRIORITY, 0);
     wrmsr(register::TIMER, DEADLINE_MODE | u64::from(timer::INTID));
+}
+
+/// The highest vector in service.
+pub fn in_service() -> Option<u32> {
+    let bits = |word: u32| rdmsr(register::IN_SERVICE + word) as u32;
+    (0..8).rev().find(|word| bits(*word) != 0).map(|word| word * 32 + 31 - bits(word).leading_zeros())
 }
 
 /// Ends the interrupt in service.

@@ -139,8 +139,11 @@ pub fn cache_instructions(world: &World) -> Result<(), String> {
 
 pub fn halt_storm(_: &World) -> Result<(), String> {
     for round in 0..300u64 {
+        // Masked: an interrupt that comes before HLT still ends it.
+        instructions::mask_interrupts();
         timer::fire_at(timer::now() + round * 8);
         instructions::wait_for_interrupt();
+        instructions::unmask_interrupts();
         let _ = attempt!("pause";);
         let _ = attempt!("mwait"; in("eax") 0u32, in("ecx") 0u32,);
     }

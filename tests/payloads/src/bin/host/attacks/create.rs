@@ -99,7 +99,7 @@ fn each(scene: &Scene, changes: &[fn(&mut VmConfig)]) -> Result<i64, String> {
 }
 
 fn bad_dialect(scene: &mut Scene) -> Result<i64, String> {
-    each(scene, &[|config| config.dialect = 0, |config| config.dialect = 3, |config| config.dialect = u64::MAX])
+    each(scene, &[|config| config.dialect = 0, |config| config.dialect = 4, |config| config.dialect = u64::MAX])
 }
 
 fn bad_vcpus(scene: &mut Scene) -> Result<i64, String> {
@@ -132,6 +132,21 @@ fn bad_ram(scene: &mut Scene) -> Result<i64, String> {
     )
 }
 
+/// There is none at an address that a guest of x86-64 could have.
+#[cfg(target_arch = "x86_64")]
+fn bad_controller(scene: &mut Scene) -> Result<i64, String> {
+    each(
+        scene,
+        &[
+            |config| config.gicd_base = 1,
+            |config| config.gicr_base = 1,
+            |config| config.gicd_base = 0xfec0_0000,
+            |config| config.gicr_base = u64::MAX,
+        ],
+    )
+}
+
+#[cfg(target_arch = "aarch64")]
 fn bad_controller(scene: &mut Scene) -> Result<i64, String> {
     each(
         scene,

@@ -18,6 +18,8 @@ use payloads::{Boot, hostcall, say, timer};
 const VICTIM_MEMORY: u64 = 32 << 20;
 /// RAM of a toy.
 pub const TOY_MEMORY: u64 = 8 << 20;
+/// vCPUs of a toy.
+const TOY_VCPUS: u64 = 2;
 /// Metadata frames of a toy.
 pub const TOY_META: u64 = 24;
 /// How long the victim may take to get ready.
@@ -100,7 +102,7 @@ impl Scene {
 
     /// What toys are.
     pub fn toy_shape(&self) -> Shape {
-        Shape { dialect: self.dialect, vcpus: 2, memory: TOY_MEMORY, blocks: false }
+        Shape { dialect: self.dialect, vcpus: TOY_VCPUS, memory: TOY_MEMORY, blocks: false }
     }
 
     /// Addresses that no frame of the host's has: nothing, a device, beyond every address.
@@ -169,13 +171,16 @@ impl Toy {
         hostcall::vm_donate(self.handle, pa, Self::RAM + page * FRAME_SIZE, 1)
     }
 
-    /// Gives it the vCPU without which it cannot be sealed.
+    /// Gives it the vCPUs without which it cannot be sealed.
     pub fn add_vcpu(&mut self) -> Result<(), String> {
-        let page = self.frame()?;
-        match hostcall::vcpu_create(self.handle, 0, page) {
-            host::OK => Ok(()),
-            status => Err(format!("VCPU_CREATE answers {status}")),
+        for index in 0..if crate::platform::ALL_START { TOY_VCPUS } else { 1 } {
+            let page = self.frame()?;
+            match hostcall::vcpu_create(self.handle, index, page) {
+                host::OK => {}
+                status => return Err(format!("VCPU_CREATE answers {status}")),
+            }
         }
+        Ok(())
     }
 
     /// Seals it; it needs a vCPU.

@@ -1,0 +1,16 @@
+//! The fuzz target that has this program's name.
+#![no_main]
+
+use loader::fuzz;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    match env!("CARGO_BIN_NAME") {
+        "settings" => fuzz::settings(bytes),
+        "program" => fuzz::program(bytes),
+        "record" => fuzz::record(bytes),
+        "multiboot_info" => fuzz::multiboot_info(bytes),
+        "event_log" => fuzz::event_log(bytes),
+        "files" => fuzz::files(bytes),
+        name => panic!("there is no target {name}"),
+    }
+});

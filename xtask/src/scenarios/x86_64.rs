@@ -1,0 +1,292 @@
+//! What x86-64 has to show, in Bochs. It emulates one instruction after the other, some 50 million each second: the Linux guests
+//! do more than one thing in each boot.
+
+use super::{End, Flaw, Guest, PLAIN, Scenario};
+use crate::arch::Dialect;
+use crate::firmware::Firmware;
+use crate::machine::PC;
+
+/// What any scenario here has.
+const X86: Scenario = Scenario { dialect: Dialect::Tdx, machine: PC, ..PLAIN };
+
+/// A Debian guest with a shell on its console: works, reads its report, answers, and is left.
+const LINUX: Scenario = Scenario {
+    host_cpus: 1,
+    dialogue: &[("/ # ", "sh /scripts/work; sh /scripts/report; echo $((6 * 7))-works\n"), ("42-works", "exit\n")],
+    console: &[
+        "tdx: Guest detected",
+        "Memory Encryption Features active: Intel TDX",
+        "software IO TLB: mapped",
+        "work: done on 1 cpu",
+        "report: provider tdx_guest",
+        "42-works",
+    ],
+    log: &["host: guest ended: Off"],
+    timeout: 300,
+    ..X86
+};
+
+/// The same with two vCPUs on two CPUs, and without anybody at the console.
+const LINUX_SMP: Scenario = Scenario {
+    cpus: 2,
+    host_cpus: 2,
+    arguments: "postern.script=work",
+    dialogue: &[],
+    console: &[
+        "tdx: Guest detected",
+        "Memory Encryption Features active: Intel TDX",
+        "software IO TLB: mapped",
+        "smp: Brought up 1 node, 2 CPUs",
+        "work: done on 2 cpu",
+        "postern-guest: status 0",
+    ],
+    timeout: 400,
+    ..LINUX
+};
+
+/// A boot that Postern has to refuse with one clear line.
+const REFUSED: Scenario = Scenario { ring: 5, memory_mib: 128, timeout: 60, ..X86 };
+
+/// A session that Postern's own death ends.
+const CRASH: Scenario =
+    Scenario { ring: 5, mode: "crash", console: &[], at_least: &[], never: &["POSTERN-END"], timeout: 60, ..TINY };
+
+const TINY: Scenario = Scenario {
+    guest: Guest::Tiny,
+    memory_mib: 128,
+    console: &[", 0 failed"],
+    at_least: &[("guest: done, ", 1)],
+    ..X86
+};
+
+/// All scenarios.
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "x86-emulator",
+        proves: "the emulator, Debian's kernel and the test initramfs work by themselves",
+        guest: Guest::Bare,
+        arguments: "postern.script=smoke",
+        host_cpus: 1,
+        log: &["postern-guest: up", "postern-guest: status 0"],
+        end: End::PowerOff,
+        timeout: 240,
+        ..X86
+    },
+    Scenario {
+        name: "x86-linux",
+        proves: "A6 B1 C1: unmodified Debian 7 runs as a TDX guest, works, reads its report, has a shell and powers off",
+        // Linux shows the measurements in files since 6.16.
+        console: &[
+            "tdx: Guest detected",
+            "Memory Encryption Features active: Intel TDX",
+            "software IO TLB: mapped",
+            "work: done on 1 cpu",
+            "report: mrtd",
+            "report: rtmr3",
+            "report: provider tdx_guest",
+            "42-works",
+        ],
+        ..LINUX
+    },
+    Scenario { name: "x86-linux-2cpu", proves: "the same kernel works on two vCPUs and two CPUs", ..LINUX_SMP },
+    Scenario {
+        name: "x86-linux-6.12",
+        proves: "A6 B1 C1: unmodified Debian 6.12 does as well",
+        guest: Guest::OlderLinux,
+        ..LINUX
+    },
+    Scenario {
+        name: "x86-linux-6.12-2cpu",
+        proves: "the older kernel works on two vCPUs and two CPUs",
+        guest: Guest::OlderLinux,
+        ..LINUX_SMP
+    },
+    Scenario {
+        name: "x86-functional",
+        proves: "A3 A4 A6 B1 C3 C4 C6: conversions, wiping, timer, IPIs, FP state and TDX services, on two vCPUs",
+        cpus: 2,
+        arguments: "test=functional",
+        timeout: 120,
+        ..TINY
+    },
+    Scenario {
+        name: "x86-small-pages",
+        proves: "C6: the same on one vCPU, and the host gives memory in 4 KiB pages only",
+        host_cpus: 1,
+        config: &[("blocks", "0")],
+        arguments: "test=functional",
+        timeout: 120,
+        ..TINY
+    },
+    Scenario {
+        name: "x86-uefi",
+        proves: "UEFI firmware starts the application, the application Postern, and a TDX guest runs",
+        firmware: Firmware::Uefi,
+        arguments: "test=functional",
+        log: &["postern: UEFI application", "host: guest ended"],
+        timeout: 180,
+        ..TINY
+    },
+    Scenario {
+        name: "x86-grub-uefi",
+        proves: "the same with GRUB's menu between firmware and application",
+        firmware: Firmware::GrubUefi,
+        arguments: "test=functional",
+        log: &["postern: UEFI application", "host: guest ended"],
+        timeout: 180,
+        ..TINY
+    },
+    Scenario {
+        name: "x86-soak",
+        proves: "C5 C9 D2: 40,000 conversions on two CPUs, with audits",
+        mode: "soak",
+        cpus: 2,
+        arguments: "test=soak conversions=40000",
+        console: &[],
+        at_least: &[("guest: pass soak: ", 40_000)],
+        timeout: 300,
+        ..TINY
+    },
+    Scenario {
+        name: "x86-hostile-host",
+        proves: "A1 A2 A3 B3 B7 C1 C12 D5 D6: every attack of the host is refused with its documented code",
+        ring: 5,
+        mode: "hostile",
+        config: &[("test", "all")],
+        arguments: "test=idle",
+        console: &[],
+        log: &[", 0 failed"],
+        at_least: &[("attack: done, ", 40)],
+        timeout: 300,
+        ..TINY
+    },
+    Scenario {
+        name: "x86-hostile-guest",
+        proves: "B7 C11: a hostile TDX guest harms nobody but itself",
+        ring: 5,
+        cpus: 2,
+        arguments: "test=attacks",
+        at_least: &[("guest: done, ", 20)],
+        timeout: 120,
+        ..TINY
+    },
+    Scenario {
+        name: "x86-guest-panic",
+        proves: "a guest kernel that panics ends the run with its reason",
+        ring: 5,
+        host_cpus: 1,
+        arguments: "rdinit=/nowhere root=/dev/nothing panic=1",
+        end: End::Panic("VFS: Unable to mount root fs"),
+        timeout: 240,
+        ..X86
+    },
+    Scenario {
+        name: "x86-guest-garbage",
+        proves: "a file that is no kernel is refused by the test host",
+        ring: 5,
+        guest: Guest::Garbage,
+        end: End::Reason("kernel"),
+        timeout: 60,
+        ..X86
+    },
+    Scenario {
+        name: "x86-endings",
+        proves: "guests that end badly, one after the other, and a guest's other vCPUs stop although the host does nothing",
+        ring: 5,
+        mode: "endings",
+        cpus: 2,
+        console: &[],
+        log: &[
+            "ending: pass reset",
+            "ending: pass triple-fault",
+            "ending: pass fatal-error",
+            "ending: pass siblings-stop-off",
+            "ending: pass siblings-stop-destroyed",
+        ],
+        at_least: &[],
+        never: &["ending: FAIL", "guest: FAIL"],
+        timeout: 240,
+        ..TINY
+    },
+    Scenario {
+        name: "x86-crash-panic",
+        proves: "a panic of Postern's ends in the crash record and stops the machine",
+        config: &[("postern.crash", "panic")],
+        end: End::Crash("a panic on purpose"),
+        ..CRASH
+    },
+    Scenario {
+        name: "x86-crash-abort",
+        proves: "so does an access to an address that Postern has no translation for",
+        config: &[("postern.crash", "abort")],
+        end: End::Crash("page fault"),
+        ..CRASH
+    },
+    Scenario {
+        name: "x86-crash-stack",
+        proves: "so does a stack that grows into its guard page",
+        config: &[("postern.crash", "stack")],
+        end: End::Crash("page fault"),
+        ..CRASH
+    },
+    Scenario {
+        name: "x86-boot-no-bundle",
+        proves: "Postern says that the boot loader passed no module",
+        guest: Guest::Flawed(Flaw::Absent),
+        end: End::Reason("cannot boot: no initrd"),
+        ..REFUSED
+    },
+    Scenario {
+        name: "x86-boot-junk-bundle",
+        proves: "Postern says that the module is no archive",
+        guest: Guest::Flawed(Flaw::Junk),
+        end: End::Reason("cannot boot: the initrd is not a complete newc cpio archive"),
+        ..REFUSED
+    },
+    Scenario {
+        name: "x86-boot-cut-bundle",
+        proves: "Postern says that the module is not complete",
+        guest: Guest::Flawed(Flaw::Cut),
+        end: End::Reason("cannot boot: the initrd is not a complete newc cpio archive"),
+        ..REFUSED
+    },
+    Scenario {
+        name: "x86-boot-no-host",
+        proves: "Postern says that the bundle has no host kernel",
+        guest: Guest::Flawed(Flaw::NoHost),
+        end: End::Reason("cannot boot: the bundle has no host/kernel"),
+        ..REFUSED
+    },
+    Scenario {
+        name: "x86-boot-junk-host",
+        proves: "Postern says that the host's kernel is no kernel",
+        guest: Guest::Flawed(Flaw::HostJunk),
+        end: End::Reason("cannot boot: host/kernel is not an x86-64 Linux bzImage"),
+        ..REFUSED
+    },
+    Scenario {
+        name: "x86-boot-little-memory",
+        proves: "too little memory for the guest ends in a reason, not in a hang",
+        memory_mib: 160,
+        host_mib: 0,
+        config: &[("memory", "536870912")],
+        end: End::Reason("no memory for the guest"),
+        ..REFUSED
+    },
+    Scenario {
+        name: "x86-boot-no-vmx",
+        proves: "Postern says that the CPU has no VMX",
+        guest: Guest::Tiny,
+        machine: "ryzen",
+        end: End::Reason("cannot boot: the CPU has no VMX"),
+        ..REFUSED
+    },
+    Scenario {
+        name: "x86-boot-old-vmx",
+        proves: "Postern says what a CPU with an older VMX lacks",
+        guest: Guest::Tiny,
+        machine: "corei5_lynnfield_750",
+        end: End::Reason("cannot boot: "),
+        ..REFUSED
+    },
+];
