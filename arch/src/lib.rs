@@ -20,7 +20,7 @@ pub use fake as machine;
 #[cfg(all(target_arch = "x86_64", target_os = "none"))]
 pub use x86_64::machine;
 
-use guestmem::OwnerId;
+use guestmem::{OwnerId, Pfn};
 use loader::Bytes;
 use spin::Once;
 
@@ -45,6 +45,9 @@ pub trait QuickCalls {
     /// The 64-bit word at a multiple of eight in the guest's private memory, for a walk of its own page tables; `None`
     /// when there is nothing.
     fn read_private(&self, address: u64) -> Option<u64>;
+    /// The frame that holds the page around an address of the guest's private memory, at this moment: it may be taken out
+    /// as soon as this returns. `None` when there is nothing.
+    fn private_frame(&self, address: u64) -> Option<Pfn>;
 }
 
 /// A port access of a guest: all of its registers that a host ever sees of one.

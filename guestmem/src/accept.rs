@@ -4,6 +4,7 @@
 //! was. What it gives the guest is certainty. A page can be accepted once for each time that it was taken back, so nobody
 //! can make it start anew on a page that it uses.
 
+use crate::block::Block;
 use crate::convert::Lack;
 use crate::guest::{Guest, VmLock};
 use crate::record::{Record, State};
@@ -48,6 +49,11 @@ impl<M: Machine> Core<M> {
     }
 
     fn accept_page(&self, vm: &Guest, gfn: Gfn, structure: Option<&VmLock<'_>>) -> Result<Acceptance, Lack> {
+        if structure.is_none()
+            && let Some(accepted) = self.accept_ready(vm, gfn)?
+        {
+            return Ok(accepted);
+        }
         let (mut block, frame, record) = match self.resolve(vm, gfn) {
             Err(Refusal::Absent) => return Ok(self.accept_absent(vm, gfn)?),
             resolved => resolved?,
@@ -68,6 +74,27 @@ impl<M: Machine> Core<M> {
         self.machine.publish();
         block.set(frame, Record { state, ..record });
         Ok(Acceptance::Accepted)
+    }
+
+    /// [`Core::accept_page`] of a page that waits for it in a table of its own, which is what nearly all do; nothing, and
+    /// nothing changed, for others.
+    #[inline]
+    fn accept_ready(&self, vm: &Guest, gfn: Gfn) -> Result<Option<Acceptance>, Refusal> {
+        let Some(over) = self.slot(vm.root(), gfn.get(), BLOCK_LEVEL) else { return Ok(None) };
+        let Some(frame) = self.page_below(over, gfn).and_then(Self::frame_in) else { return Ok(None) };
+        let (cell, word) = self.try_lock_cell(frame)?;
+        let mut block = Block::locked(self, cell, word, frame.block_start());
+        let record = self.admit(vm, gfn, frame, &mut block)?;
+        // Under the lock: the table may have been another's before.
+        let Some(slot) = self.page_below(over, gfn).filter(|_| block.whole().is_none()) else { return Ok(None) };
+        if record.state != State::Pending {
+            return Ok(None);
+        }
+        let state = permit(record, Event::Accept, Some(vm.id()))?;
+        slot.store(Self::guest_leaf(frame, PAGE_LEVEL, Visibility::Private), Ordering::Release);
+        self.machine.publish();
+        block.set(frame, Record { state, ..record });
+        Ok(Some(Acceptance::Accepted))
     }
 
     /// Nothing is there: what comes is private if the guest has not said otherwise, zero, and needs no acceptance.

@@ -169,6 +169,21 @@ impl<M: Machine> Core<M> {
         }
     }
 
+    /// The frame of a private page of the guest. It may leave the guest as soon as this returns, which the machine is told
+    /// by way of [`Machine::flush`] before anybody else gets it.
+    ///
+    /// # Errors
+    /// As [`Core::with_page`].
+    pub fn private_frame(&self, vm: &Guest, gfn: Gfn) -> Result<Pfn, Refusal> {
+        let (_block, frame, record) = self.resolve(vm, gfn)?;
+        match record.state {
+            State::Private => Ok(frame),
+            State::Shared | State::Pending => Err(Refusal::WrongVisibility),
+            State::Poisoned => Err(Refusal::Poisoned),
+            _ => Err(Refusal::Busy),
+        }
+    }
+
     /// As [`Core::with_page`], for a page that the guest shares. The host may read and change it at any time.
     ///
     /// # Errors

@@ -8,10 +8,34 @@ use crate::sync::{Ordering, Word};
 use crate::{BLOCK_FRAMES, Core, Gfn, Machine, Pfn, Refusal, Visibility};
 use core::ops::Range;
 
+/// A guest frame's bit.
+pub(crate) struct Wish<'a> {
+    word: &'a Word,
+    bit: u64,
+}
+
+impl Wish<'_> {
+    /// What the guest wants the frame to be.
+    #[inline]
+    pub fn get(&self) -> Visibility {
+        if self.word.load(Ordering::Relaxed) >> self.bit & 1 == 1 { Visibility::Shared } else { Visibility::Private }
+    }
+
+    /// Notes what it wants it to be.
+    #[inline]
+    pub fn set(&self, to: Visibility) {
+        match to {
+            Visibility::Shared => self.word.fetch_or(1 << self.bit, Ordering::Relaxed),
+            Visibility::Private => self.word.fetch_and(!(1 << self.bit), Ordering::Relaxed),
+        };
+    }
+}
+
 /// Words that one call of [`Core::visibility_run`] looks at (256 MiB of guest memory).
 const RUN_WORDS: u64 = 1024;
 
 impl<M: Machine> Core<M> {
+    #[inline]
     fn index_entry(&self, vm: &Guest, gfn: Gfn) -> Option<&Word> {
         let index = Pfn::new(vm.bitmap.load(Ordering::Acquire));
         if index.get() == 0 {
@@ -20,23 +44,21 @@ impl<M: Machine> Core<M> {
         self.entry(index, gfn.since(vm.map_base()) / BITMAP_FRAMES)
     }
 
-    /// The word that holds a guest frame's bit, and the bit; none while the page is missing. `gfn` is in RAM.
-    fn wanted_word(&self, vm: &Guest, gfn: Gfn) -> Option<(&Word, u64)> {
+    /// A guest frame's bit; none while the page is missing. `gfn` is in RAM.
+    #[inline]
+    pub(crate) fn wanted_word(&self, vm: &Guest, gfn: Gfn) -> Option<Wish<'_>> {
         let page = Pfn::new(self.index_entry(vm, gfn)?.load(Ordering::Acquire));
         if page.get() == 0 {
             return None;
         }
         let bit = gfn.since(vm.map_base()) % BITMAP_FRAMES;
-        Some((self.entry(page, bit / 64)?, bit % 64))
+        Some(Wish { word: self.entry(page, bit / 64)?, bit: bit % 64 })
     }
 
     /// What the guest wants a frame of its RAM to be.
     #[inline]
     pub(crate) fn wanted(&self, vm: &Guest, gfn: Gfn) -> Visibility {
-        match self.wanted_word(vm, gfn) {
-            Some((word, bit)) if word.load(Ordering::Relaxed) >> bit & 1 == 1 => Visibility::Shared,
-            _ => Visibility::Private,
-        }
+        self.wanted_word(vm, gfn).map_or(Visibility::Private, |wish| wish.get())
     }
 
     /// What the guest wants all frames of a 2 MiB block of guest addresses to be, if it is one thing.
@@ -60,7 +82,7 @@ impl<M: Machine> Core<M> {
                 None if wanted == Visibility::Shared => return (wanted, at),
                 // The whole page is missing: on to the next one.
                 None => BITMAP_FRAMES - at.since(base) % BITMAP_FRAMES,
-                Some((word, bit)) => {
+                Some(Wish { word, bit }) => {
                     let word = word.load(Ordering::Relaxed) >> bit;
                     let same = if wanted == Visibility::Shared { word.trailing_ones() } else { word.trailing_zeros() };
                     let same = u64::from(same).min(64 - bit);
@@ -105,7 +127,7 @@ impl<M: Machine> Core<M> {
             let left = gfns.end.since(at);
             let step = match self.wanted_word(vm, at) {
                 None => BITMAP_FRAMES - at.since(vm.map_base()) % BITMAP_FRAMES,
-                Some((word, bit)) => {
+                Some(Wish { word, bit }) => {
                     let step = left.min(64 - bit);
                     let mask = (u64::MAX >> (64 - step)) << bit;
                     match to {

@@ -4,6 +4,7 @@
 //! budget at a time, and then it appears in the other half, never having been split.
 
 use crate::block::Block;
+use crate::convert::Lack;
 use crate::guest::{Guest, counter};
 use crate::motion::{Clean, Cut, Flushed};
 use crate::record::{Record, State};
@@ -84,6 +85,15 @@ impl<M: Machine> Core<M> {
         }
         vm.check_range(gfns.start, frames)?;
         vm.check_live()?;
+        if frames == 1
+            && let Some(alias) = vm.alias(gfns.start)
+        {
+            match self.turn_ready(vm, gfns.start, alias, to) {
+                Ok(()) | Err(Lack::Refused(Refusal::WrongVisibility)) => return Ok(gfns.end),
+                // The long way finds it again, and says what it means here.
+                Err(_) => {}
+            }
+        }
         budget.begin();
         let mut at = gfns.start;
         while at < gfns.end {

@@ -1,11 +1,12 @@
 //! Pages that a guest shares with the host and takes back.
 
 use crate::block::Block;
+use crate::entries::PageSlots;
 use crate::guest::{Guest, VmLock, counter};
 use crate::motion::{Cut, Flushed};
 use crate::record::{Record, State};
 use crate::sync::{AtomicU64, Ordering};
-use crate::table::PAGE_LEVEL;
+use crate::table::{BLOCK_LEVEL, PAGE_LEVEL};
 use crate::transition::{Event, permit};
 use crate::{Budget, Core, Gfn, Machine, Pfn, Refusal, Size, Visibility};
 
@@ -50,7 +51,7 @@ impl<M: Machine> Core<M> {
 
     /// Second half of [`Core::resolve`].
     #[inline(always)]
-    fn admit(&self, vm: &Guest, gfn: Gfn, frame: Pfn, block: &mut Block<'_, M>) -> Result<Record, Refusal> {
+    pub(crate) fn admit(&self, vm: &Guest, gfn: Gfn, frame: Pfn, block: &mut Block<'_, M>) -> Result<Record, Refusal> {
         let record = block.record(frame);
         if record.owner != Some(vm.id()) || record.gfn != gfn {
             // The page moved between the walk and the lock: whoever asked looks again.
@@ -87,9 +88,13 @@ impl<M: Machine> Core<M> {
 
     #[inline]
     fn turn(&self, vm: &Guest, gfn: Gfn, to: Visibility) -> Result<(), Refusal> {
+        vm.check_range(gfn, 1)?;
         let first = match vm.alias(gfn) {
             None => self.turn_in_place(vm, gfn, to).map_err(Lack::Refused),
-            Some(alias) => self.turn_aliased(vm, gfn, alias, to, None),
+            Some(alias) => match self.turn_ready(vm, gfn, alias, to) {
+                Err(Lack::Structure) => self.turn_aliased(vm, gfn, alias, to, None),
+                first => first,
+            },
         };
         match first {
             Ok(()) => Ok(()),
@@ -191,34 +196,70 @@ impl<M: Machine> Core<M> {
         };
         let state = self.taken_back(vm, record, permit(record, event, Some(vm.id()))?)?;
         let bit = to == Visibility::Shared;
-        let ready = self.ready_slots(vm, gfn, alias);
-        if ready.is_none() {
-            self.check_structure(vm, gfn, Some(alias), bit, structure)?;
-        }
+        self.check_structure(vm, gfn, Some(alias), bit, structure)?;
         let reserve = block.reserve()?;
 
         block.split(reserve);
-        let slots = ready.or_else(|| self.page_slots(vm, gfn, Some(alias), bit, structure));
-        let slots = slots.ok_or(Lack::Refused(Refusal::Busy))?;
-        let cut = match to {
-            Visibility::Shared => Cut::new(frame, Size::Page),
-            Visibility::Private => block.cut_page(frame),
+        let slots = self.page_slots(vm, gfn, Some(alias), bit, structure).ok_or(Lack::Refused(Refusal::Busy))?;
+        self.exchange(vm, &mut block, frame, Record { state, ..record }, &slots);
+        self.set_wanted(vm, gfn..gfn.offset(1), to);
+        vm.count(counter, frame, 1);
+        Ok(())
+    }
+
+    /// [`Core::turn_aliased`] where all is there that it needs, which is looked up once: nearly every page that a guest
+    /// converts on its own is the neighbour of one that it has converted before. `gfn` is in RAM.
+    ///
+    /// # Errors
+    /// [`Lack::Structure`], with nothing changed, where something is missing.
+    #[inline]
+    pub(crate) fn turn_ready(&self, vm: &Guest, gfn: Gfn, alias: u64, to: Visibility) -> Result<(), Lack> {
+        let over = self.slot(vm.root(), gfn.get(), BLOCK_LEVEL).ok_or(Lack::Structure)?;
+        let frame = self.page_below(over, gfn).and_then(Self::frame_in).ok_or(Lack::Structure)?;
+        let (cell, word) = self.try_lock_cell(frame)?;
+        let mut block = Block::locked(self, cell, word, frame.block_start());
+        let record = self.admit(vm, gfn, frame, &mut block)?;
+        let (event, counter) = match to {
+            Visibility::Shared => (Event::Share, counter::SHARES),
+            Visibility::Private => (Event::Unshare, counter::UNSHARES),
+        };
+        let state = self.taken_back(vm, record, permit(record, event, Some(vm.id()))?)?;
+        // Under the lock: the table may have been another's before.
+        let private = self.page_below(over, gfn).ok_or(Lack::Structure)?;
+        let shared = self.slot(vm.root(), alias, PAGE_LEVEL).ok_or(Lack::Structure)?;
+        let wish = self.wanted_word(vm, gfn).ok_or(Lack::Structure)?;
+        if block.whole().is_some() {
+            return Err(Lack::Structure);
+        }
+        let slots = PageSlots { private: (private, gfn.get()), alias: Some((shared, alias)) };
+        self.exchange(vm, &mut block, frame, Record { state, ..record }, &slots);
+        wish.set(to);
+        vm.count(counter, frame, 1);
+        Ok(())
+    }
+
+    /// Moves a page to the half that its record is to say, wiped. Its block has been split.
+    #[inline]
+    fn exchange(&self, vm: &Guest, block: &mut Block<'_, M>, frame: Pfn, record: Record, slots: &PageSlots<'_>) {
+        let cut = match record.state {
+            State::Shared => Cut::new(frame, Size::Page),
+            _ => block.cut_page(frame),
         };
         let clean = self.flush(slots.cut(self, vm, frame, cut), frame).wipe(&self.machine);
         self.count_wipes(frame, 1);
-        match (state, slots.alias) {
+        match (record.state, slots.alias) {
             (State::Shared, Some((slot, _))) => {
-                slot.store(Self::guest_leaf(frame, PAGE_LEVEL, to), Ordering::Release);
+                slot.store(Self::guest_leaf(frame, PAGE_LEVEL, Visibility::Shared), Ordering::Release);
                 block.map_host(&clean);
             }
             // The mark stays until the guest accepts the page.
             (State::Pending, _) => {}
-            _ => slots.private.0.store(Self::guest_leaf(frame, PAGE_LEVEL, to), Ordering::Release),
+            _ => {
+                let leaf = Self::guest_leaf(frame, PAGE_LEVEL, Visibility::Private);
+                slots.private.0.store(leaf, Ordering::Release);
+            }
         }
         self.machine.publish();
-        block.assign(clean, Record { state, wiped: true, ..record });
-        self.set_wanted(vm, gfn..gfn.offset(1), to);
-        vm.count(counter, frame, 1);
-        Ok(())
+        block.assign(clean, Record { wiped: true, ..record });
     }
 }

@@ -57,6 +57,8 @@ pub struct Core<M: Machine> {
     pub machine: M,
     regions: [(u64, u64); MAX_REGIONS],
     region_count: usize,
+    /// The largest of the regions: a table walk asks about RAM at every step, and nearly always it is this.
+    main: (u64, u64),
     spans: [Span; MAX_REGIONS],
     span_count: usize,
     summaries: &'static [AtomicU64],
@@ -80,6 +82,7 @@ impl<M: Machine> Core<M> {
             machine,
             regions: [(0, 0); MAX_REGIONS],
             region_count: regions.len(),
+            main: (0, 0),
             spans: [Span::default(); MAX_REGIONS],
             span_count: 0,
             summaries,
@@ -106,6 +109,7 @@ impl<M: Machine> Core<M> {
             machine,
             regions: self.regions,
             region_count: self.region_count,
+            main: self.main,
             spans: self.spans,
             span_count: self.span_count,
             summaries: summaries.leak(),
@@ -130,6 +134,9 @@ impl<M: Machine> Core<M> {
             }
             end = region.end.get();
             *slot = (region.start.get(), end);
+            if end - region.start.get() > self.main.1 - self.main.0 {
+                self.main = *slot;
+            }
         }
         // Records and marks name frames with as many bits as guest frames; block arithmetic needs room above.
         if end > GFN_END {
@@ -185,8 +192,7 @@ impl<M: Machine> Core<M> {
     #[inline]
     pub fn is_ram(&self, frame: Pfn) -> bool {
         let within = |&(start, end): &(u64, u64)| (start..end).contains(&frame.get());
-        // Most machines have one region, and table walks ask at every step.
-        within(&self.regions[0]) || self.regions().iter().any(within)
+        within(&self.main) || self.regions().iter().any(within)
     }
 
     /// Whether all frames from `start` on are RAM.

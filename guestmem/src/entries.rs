@@ -87,16 +87,6 @@ impl<M: Machine> Core<M> {
         Some(BlockSlots { private: at(gfn.get())?, alias: vm.alias(gfn).and_then(at) })
     }
 
-    /// The 4 KiB entries of a populated guest page that is shared or taken back, if all there has to be is there.
-    #[inline]
-    pub(crate) fn ready_slots(&self, vm: &Guest, gfn: Gfn, alias: u64) -> Option<PageSlots<'_>> {
-        let at = |number| self.slot(vm.root(), number, PAGE_LEVEL).map(|slot| (slot, number));
-        if self.wanted_missing(vm, gfn) != 0 {
-            return None;
-        }
-        Some(PageSlots { private: at(gfn.get())?, alias: Some(at(alias)?) })
-    }
-
     /// Checks that [`Core::page_slots`] will find or can make all it needs. `alias` is the page's number in the shared
     /// half when that is concerned, `bit` whether its bit in the map of shared pages will be set.
     ///

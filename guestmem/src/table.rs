@@ -82,13 +82,26 @@ impl<M: Machine> Core<M> {
         match Self::read(slot.load(Ordering::Acquire), BLOCK_LEVEL) {
             Slot::Leaf(base, _) | Slot::Marked(base) => Some(base.offset(gfn.get() % BLOCK_FRAMES)),
             Slot::Empty => None,
-            Slot::Table(table) => {
-                let entry = self.entry(table, gfn.get())?.load(Ordering::Acquire);
-                match Self::read(entry, PAGE_LEVEL) {
-                    Slot::Leaf(frame, _) | Slot::Marked(frame) => Some(frame),
-                    _ => None,
-                }
-            }
+            Slot::Table(table) => Self::frame_in(self.entry(table, gfn.get())?),
+        }
+    }
+
+    /// The frame that a 4 KiB entry is about.
+    #[inline]
+    pub(crate) fn frame_in(entry: &Word) -> Option<Pfn> {
+        match Self::read(entry.load(Ordering::Acquire), PAGE_LEVEL) {
+            Slot::Leaf(frame, _) | Slot::Marked(frame) => Some(frame),
+            _ => None,
+        }
+    }
+
+    /// The 4 KiB entry of a guest frame below the 2 MiB entry `over` it, if that is a table. Tables above 2 MiB stay as
+    /// long as their VM lives, so `over` can be asked again when a lock has been taken.
+    #[inline(always)]
+    pub(crate) fn page_below(&self, over: &Word, gfn: Gfn) -> Option<&Word> {
+        match Self::read(over.load(Ordering::Acquire), BLOCK_LEVEL) {
+            Slot::Table(table) => self.entry(table, gfn.get()),
+            _ => None,
         }
     }
 
@@ -114,23 +127,24 @@ impl<M: Machine> Core<M> {
         number: u64,
         level: u32,
     ) -> Result<&'a Word, Refusal> {
-        let root = vm.root();
         let mut at = M::Format::ROOT_LEVEL;
+        let mut slot = self.slot(vm.root(), number, at).ok_or(Refusal::OutOfRange)?;
         while at < level {
-            let slot = self.slot(root, number, at).ok_or(Refusal::OutOfRange)?;
-            match Self::read(slot.load(Ordering::Acquire), at) {
-                Slot::Table(_) => {}
+            let table = match Self::read(slot.load(Ordering::Acquire), at) {
+                Slot::Table(table) => table,
                 Slot::Empty => {
                     let table = vm.take_table(&self.machine, structure).ok_or(Refusal::NoMeta)?;
                     // Walkers must not see the table before its zeroes.
                     self.machine.publish();
                     slot.store(M::Format::table(table.addr()), Ordering::Release);
+                    table
                 }
                 _ => return Err(Refusal::Occupied),
-            }
+            };
             at += 1;
+            slot = self.entry(table, number >> level_shift(at)).ok_or(Refusal::OutOfRange)?;
         }
-        self.slot(root, number, level).ok_or(Refusal::OutOfRange)
+        Ok(slot)
     }
 
     /// Fills a table with what a 2 MiB entry says. Marks stay marks.

@@ -57,6 +57,15 @@ impl Arch {
         }
     }
 
+    /// CPUs of the emulated machine when Linux runs: Bochs 3.0 with more than one of them now and then resumes a guest with a
+    /// wrong RIP (docs/caveats.md).
+    pub fn cpus(self) -> u32 {
+        match self {
+            Arch::Aarch64 => 2,
+            Arch::X86_64 => 1,
+        }
+    }
+
     /// Guest ABI unless the user names one.
     pub fn default_dialect(self) -> Dialect {
         match self {

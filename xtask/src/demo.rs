@@ -34,6 +34,7 @@ fn scene(arch: Arch) -> Scenario {
         machine: arch.machine(),
         mode: "demo",
         cpus: 2,
+        host_cpus: arch.cpus(),
         arguments: "postern.script=demo",
         end: End::Ok,
         timeout: 400,
@@ -75,7 +76,7 @@ pub fn run(arch: Arch, firmware: Firmware) -> Result<()> {
                     say!("  {}", colours.dim(&format!("guest console | {line}")));
                 }
             }
-            Event::Console(_) => {}
+            Event::Console(_) | Event::SwitchedOff { .. } => {}
         }
         true
     });

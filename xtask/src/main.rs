@@ -81,7 +81,7 @@ enum Task {
     ///
     /// The last line on standard output is `N passed, N failed`; the exit status is 0 only when none failed.
     Test(test::Options),
-    /// Watch a Debian guest being protected from its host, step by step (under a minute; on x86_64 two or three).
+    /// Watch a Debian guest being protected from its host, step by step (about a minute).
     ///
     /// Writes target/demo/memory-map.svg: who owns the machine's memory before, during and after.
     Demo {
@@ -93,11 +93,7 @@ enum Task {
         firmware: firmware::Firmware,
     },
     /// Count instructions of the operations that matter, beside their targets and what other hypervisors need.
-    Bench {
-        /// Leave the native measurements (conversions per second, wiping bandwidth, two threads) out.
-        #[arg(long)]
-        emulated_only: bool,
-    },
+    Bench(bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -113,7 +109,7 @@ fn main() -> ExitCode {
         Task::Image(options) => image::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Demo { arch, firmware } => demo::run(arch, firmware),
-        Task::Bench { emulated_only } => bench::run(emulated_only),
+        Task::Bench(options) => bench::run(options),
     };
     match result {
         _ if terminal::nobody_reads() => ExitCode::from(NOBODY_READS),

@@ -6,6 +6,7 @@ use crate::bundle::Bundle;
 use crate::check;
 use crate::firmware::Firmware;
 use crate::machine::{Clock, Emulator, Event, Machine, Session};
+use crate::setup::kvm::Kvm;
 use crate::setup::{self, Cache, initramfs};
 use crate::terminal;
 use crate::verdict::Verdict;
@@ -47,18 +48,30 @@ pub struct Options {
     /// initrd need.
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = size)]
     pub memory: u64,
-    /// Physical CPUs of the emulated machine, 1 to 8.
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=8))]
-    pub host_cpus: u32,
+    /// Physical CPUs of the emulated machine, 1 to 8 [default: 2; on x86_64 1, since Bochs 3.0 is not reliable with more].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=8))]
+    pub host_cpus: Option<u32>,
     /// End the run, with an error, after so many seconds [default: no limit].
     #[arg(long, value_name = "SECS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub timeout: Option<u64>,
     /// What boots the machine.
     #[arg(long, value_enum, default_value_t = Firmware::Direct)]
     pub firmware: Firmware,
+    /// What runs the machine: `kvm` (x86_64) is this machine's own CPU, if it gives virtual machines VMX.
+    #[arg(long, value_enum, default_value_t = Accel::Emulator)]
+    pub accel: Accel,
     /// Write the log of hypervisor and host to this file [default: standard error].
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
+}
+
+/// What runs the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Accel {
+    /// QEMU without acceleration, or Bochs.
+    Emulator,
+    /// QEMU with KVM and nested VMX.
+    Kvm,
 }
 
 /// What every command that boots Postern needs.
@@ -98,6 +111,13 @@ impl Workbench {
             self.emulator = self.emulator_for(firmware, arch)?;
         }
         Ok(())
+    }
+
+    /// Has this machine's own CPU run Postern from now on.
+    fn accelerate(&mut self, kvm: Kvm) {
+        if let Emulator::Bochs(_, grub) = &self.emulator {
+            self.emulator = Emulator::Kvm(kvm, grub.clone());
+        }
     }
 
     /// The emulator with a way to boot.
@@ -145,6 +165,9 @@ impl Options {
             let (name, arch) = (dialect.name(), dialect.arch().name());
             return Err(format!("--dialect {name} is spoken by {arch} guests: add --arch {arch}"));
         }
+        if self.accel == Accel::Kvm && (self.arch != Arch::X86_64 || self.firmware != Firmware::Direct) {
+            return Err("--accel kvm is for --arch x86_64 without --firmware".into());
+        }
         Ok(dialect)
     }
 }
@@ -167,19 +190,22 @@ pub fn run(options: &Options) -> Result<Verdict> {
         }
     }
     check::log(options.log.as_deref())?;
+    let kvm = (options.accel == Accel::Kvm).then(setup::kvm::find).transpose()?;
     let dialects = if options.kernel.is_none() { vec![dialect] } else { vec![] };
     let mut bench = Workbench::prepare(options.arch, &dialects)?;
     bench.boot_through(options.firmware, options.arch)?;
+    kvm.into_iter().for_each(|kvm| bench.accelerate(kvm));
     let kernel = options.kernel.clone().map_or_else(|| bench.kernel(dialect).map(Path::to_owned), Ok)?;
     let file = bundle(options, dialect, &bench, &kernel)?;
     let machine = Machine {
         kernel: bench.images.postern.clone(),
         initrd: Some(file.clone()),
         machine: options.arch.machine(),
-        cpus: options.host_cpus,
+        cpus: options.host_cpus.unwrap_or(options.arch.cpus()),
         memory_mib: options.memory / MIB + HOST_MIB,
         clock: Clock::User,
         append: None,
+        load_only: false,
     };
     let verdict = converse(&bench.emulator, &machine, options, &stop);
     let _ = fs::remove_file(file);
@@ -227,7 +253,7 @@ fn converse(
             column = bytes.iter().rev().take_while(|byte| **byte != b'\n').count();
             terminal::pass_on(bytes)
         }
-        Event::ConsoleLine(_) => true,
+        Event::ConsoleLine(_) | Event::SwitchedOff { .. } => true,
     });
     drop(raw);
     if column > 0 && std::io::stdout().is_terminal() && std::io::stderr().is_terminal() {
@@ -282,6 +308,8 @@ mod tests {
         assert_eq!(dialect(&["--arch", "x86_64"]), Ok(Dialect::Tdx));
         assert!(dialect(&["--dialect", "tdx"]).unwrap_err().contains("--arch x86_64"));
         assert!(dialect(&["--arch", "x86_64", "--dialect", "realm"]).is_err());
+        assert!(dialect(&["--accel", "kvm"]).unwrap_err().contains("x86_64"));
+        assert_eq!(dialect(&["--arch", "x86_64", "--accel", "kvm"]), Ok(Dialect::Tdx));
         for bad in [["--cpus", "0"], ["--cpus", "9"], ["--host-cpus", "9"], ["--memory", "3M"], ["--timeout", "0"]] {
             assert!(dialect(&bad).is_err(), "{bad:?}");
         }

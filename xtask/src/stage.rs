@@ -52,6 +52,7 @@ pub fn machine(bench: &Workbench, scenario: &Scenario) -> Result<Machine> {
         memory_mib: scenario.memory_mib + scenario.host_mib,
         clock: Clock::Free,
         append: None,
+        load_only: false,
     };
     if scenario.guest == Guest::Bare {
         machine.kernel = linux()?;
@@ -128,7 +129,7 @@ fn boot(bench: &Workbench, machine: &Machine, scenario: &Scenario, stop: &Atomic
                 transcript.log.push('\n');
             }
             Event::Console(bytes) => transcript.console.push_str(&String::from_utf8_lossy(bytes)),
-            Event::ConsoleLine(_) => {}
+            Event::ConsoleLine(_) | Event::SwitchedOff { .. } => {}
         }
         if let Some((question, answer)) = next
             && let Some(at) = transcript.console[seen..].find(question)

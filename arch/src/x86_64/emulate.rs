@@ -1,10 +1,11 @@
 //! What a guest's exits mean: what is done for it, what it is refused, and what is left to the hypervisor.
 
 use super::exits::{self, CR0_SHADOWED, CR4_OSXSAVE, CR4_SMEP, ControlAccess, Io};
+use super::fetch::Fetch;
 use super::inject::{Event, Kind, blocking, vector};
 use super::msr::{self, Written, number};
 use super::vapic::{self, GeneralProtection};
-use super::vcpu::{Vcpu, Vm, is_long, skip};
+use super::vcpu::{LONG_ACTIVE, LONG_CODE, Vcpu, Vm, is_long, skip};
 use super::vmx::{self, field, reason};
 use super::walk::{Miss, Paging};
 use super::{cpuid, host, timer, world};
@@ -15,6 +16,8 @@ const VE_EPT_VIOLATION: u32 = reason::EPT_VIOLATION;
 const VE_IO: u32 = reason::IO;
 /// Bit 12 of the interruption information: IRET had ended the blocking of NMIs before it faulted.
 const NMI_UNBLOCKED: u32 = 1 << 12;
+/// Interruption information of an undefined-instruction exception: the commonest, because TDCALL is one.
+const UNDEFINED: u32 = 1 << 31 | 3 << 8 | vector::INVALID_OPCODE as u32;
 /// EFER.NXE.
 const EFER_NX: u64 = 1 << 11;
 /// DR6: what a debug exception reports. DR7.GD.
@@ -33,11 +36,42 @@ enum Instruction {
     Unknown,
 }
 
+impl Instruction {
+    fn from_bytes(bytes: [u8; 4]) -> Self {
+        if bytes == exits::TDCALL { Self::Tdcall } else { Self::Other }
+    }
+}
+
+/// What the loaded guest runs as.
+struct Mode {
+    efer: u64,
+    code: u64,
+    stack: u64,
+}
+
+impl Mode {
+    fn read() -> Self {
+        let [efer, code, stack] =
+            [field::GUEST_EFER, field::GUEST_CS_RIGHTS, field::GUEST_SS_RIGHTS].map(|field| vmx::read(field));
+        Self { efer, code, stack }
+    }
+
+    /// In 64-bit mode.
+    fn long(&self) -> bool {
+        self.efer & LONG_ACTIVE != 0 && self.code & LONG_CODE != 0
+    }
+
+    /// At privilege level 0: the level is that of SS (SDM volume 3, "Guest Register State").
+    fn kernel(&self) -> bool {
+        self.stack >> 5 & 0b11 == 0
+    }
+}
+
 impl Vcpu {
     /// One exit.
     pub(super) fn handle<C: QuickCalls>(&mut self, vm: &Vm, calls: &C, reason: u32) -> Exit {
         let done = match reason {
-            reason::EXCEPTION_OR_NMI => return self.exception_or_nmi(calls),
+            reason::EXCEPTION_OR_NMI => return self.exception_or_nmi(vm, calls),
             // The interrupt is not acknowledged: the host takes it when it has the CPU again. INIT and SIPI are not for a
             // guest's CPU either.
             reason::EXTERNAL_INTERRUPT | reason::INIT | reason::SIPI => return Exit::Interrupt,
@@ -58,7 +92,7 @@ impl Vcpu {
             }
             reason::IO => return self.port(),
             // Only SEAM CPUs have this exit; its length is that of the other way.
-            reason::TDCALL => return self.tdcall(),
+            reason::TDCALL => return self.tdcall(&Mode::read()),
             reason::CPUID => self.cpuid(vm),
             reason::RDMSR => self.read_msr(vm),
             reason::WRMSR => self.write_msr(vm),
@@ -89,8 +123,11 @@ impl Vcpu {
         }
     }
 
-    fn exception_or_nmi<C: QuickCalls>(&mut self, calls: &C) -> Exit {
+    fn exception_or_nmi<C: QuickCalls>(&mut self, vm: &Vm, calls: &C) -> Exit {
         let information = vmx::read(field::EXIT_INTERRUPTION) as u32;
+        if information == UNDEFINED {
+            return self.invalid_opcode(vm, calls);
+        }
         let error = vmx::read(field::EXIT_ERROR_CODE) as u32;
         let length = vmx::read(field::EXIT_INSTRUCTION_LENGTH) as u32;
         let Some(event) = Event::from_exit(information, error, length) else { return Exit::Handled };
@@ -103,7 +140,7 @@ impl Vcpu {
             self.block_nmis();
         }
         match (event.kind, event.vector) {
-            (Kind::Hardware, vector::INVALID_OPCODE) => self.invalid_opcode(calls),
+            (Kind::Hardware, vector::INVALID_OPCODE) => self.invalid_opcode(vm, calls),
             (Kind::Hardware, vector::MACHINE_CHECK) => {
                 // SAFETY: a CPU with machine checks has the register; clearing it says that this one has been noticed.
                 unsafe { vmx::wrmsr(MCG_STATUS, 0) };
@@ -130,18 +167,21 @@ impl Vcpu {
         }
     }
 
-    fn invalid_opcode<C: QuickCalls>(&mut self, calls: &C) -> Exit {
-        let found = if is_long() { self.instruction(calls) } else { Instruction::Other };
-        if !matches!(found, Instruction::Unknown) {
-            self.unread = 0;
-        }
+    fn invalid_opcode<C: QuickCalls>(&mut self, vm: &Vm, calls: &C) -> Exit {
+        let mode = Mode::read();
+        let found = if mode.long() { self.instruction(vm, &mode, calls) } else { Instruction::Other };
+
         match found {
-            Instruction::Tdcall => self.tdcall(),
+            Instruction::Tdcall => {
+                self.unread = 0;
+                self.tdcall(&mode)
+            }
             Instruction::Unknown if self.unread < UNREAD_MOST => {
                 self.unread += 1;
                 Exit::Handled
             }
             Instruction::Other | Instruction::Unknown => {
+                self.unread = 0;
                 self.exception(vector::INVALID_OPCODE);
                 Exit::Handled
             }
@@ -149,8 +189,8 @@ impl Vcpu {
     }
 
     /// TDCALL, by whichever way it exits: for the kernel in 64-bit mode only.
-    fn tdcall(&mut self) -> Exit {
-        if vmx::is_kernel64() {
+    fn tdcall(&mut self, mode: &Mode) -> Exit {
+        if mode.long() && mode.kernel() {
             return Exit::Call(Conduit::Tdcall);
         }
         self.exception(vector::GENERAL_PROTECTION);
@@ -158,17 +198,25 @@ impl Vcpu {
     }
 
     /// The guest fetches through its own tables; so does Postern.
-    fn instruction<C: QuickCalls>(&self, calls: &C) -> Instruction {
+    fn instruction<C: QuickCalls>(&mut self, vm: &Vm, mode: &Mode, calls: &C) -> Instruction {
         let paging = Paging {
             cr3: vmx::read(field::GUEST_CR3),
             smep: vmx::read(field::GUEST_CR4) & CR4_SMEP != 0,
-            nx: vmx::read(field::GUEST_EFER) & EFER_NX != 0,
-            user: vmx::read(field::GUEST_SS_RIGHTS) >> 5 & 0b11 == 3,
-            physical_bits: super::machine::ipa_bits() as u32,
+            nx: mode.efer & EFER_NX != 0,
+            user: !mode.kernel(),
+            physical_bits: vm.physical_bits,
         };
-        match paging.instruction(vmx::read(field::GUEST_RIP), |address| calls.read_private(address)) {
-            Ok(exits::TDCALL) => Instruction::Tdcall,
-            Ok(_) | Err(Miss::Denied) => Instruction::Other,
+        let rip = vmx::read(field::GUEST_RIP);
+        if let Some(found) = self.fetch.as_ref().and_then(|fetch| fetch.instruction(&paging, rip)) {
+            return Instruction::from_bytes(found);
+        }
+        match paging.instruction(rip, |address| calls.read_private(address)) {
+            Ok(bytes) => {
+                let walk = || Fetch::walk(paging, rip, vm.config.owner, |address| calls.private_frame(address)).ok();
+                self.fetch = if bytes == exits::TDCALL { walk() } else { None };
+                Instruction::from_bytes(bytes)
+            }
+            Err(Miss::Denied) => Instruction::Other,
             Err(Miss::Absent) => Instruction::Unknown,
         }
     }

@@ -1,14 +1,15 @@
 //! The host's VM: it runs on every CPU, starts and stops CPUs, and comes here when it does what it may not do alone.
 
-use super::exits::ept_violation;
+use super::exits::{self, Io, ept_violation};
 use super::host_policy::{self, Cpuid, MsrRead, MsrWrite, XAPIC_DISABLE};
+use super::host_ports::{self, Out};
 use super::icr::{self, Command, Target};
 use super::inject::{Collision, Deliver, Event, Waiting, blocking, choose, collide, vector};
 use super::percpu::{self, PerCpu};
 use super::vectors::{self, Entered, Gprs, number};
 use super::vmx::{self, field, primary, reason};
 use super::{apic, host_vmcs, power, section, tlb};
-use crate::{HostFault, kernel};
+use crate::{HostFault, PortAccess, kernel};
 use core::arch::asm;
 use core::arch::x86_64::__cpuid_count;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -99,6 +100,7 @@ pub fn is_wanted() -> bool {
 /// A guest has left for an NMI; the host gets the CPU in any case, so always true.
 pub fn nmi_exit() -> bool {
     tlb::nmi_arrived();
+    power::stop_if_off();
     true
 }
 
@@ -225,6 +227,7 @@ fn exited(cpu: &PerCpu, reason: u32, gprs: &mut Gprs) -> Outcome {
         // In 64-bit mode there are none; before, the host can do without.
         reason::TASK_SWITCH => refuse("task switch", 0, vector::GENERAL_PROTECTION),
         reason::CPUID => cpuid(gprs),
+        reason::IO => port(gprs),
         reason::INVD => {
             // Without writing back it would throw away what Postern and guests have written.
             // SAFETY: writes caches back.
@@ -274,7 +277,7 @@ fn exception() -> Outcome {
     match Event::from_exit(information as u32, error, length) {
         None => Outcome::Resume,
         Some(event) if event == Event::NMI => {
-            tlb::nmi_arrived();
+            nmi_exit();
             Outcome::Resume
         }
         Some(event) => {
@@ -321,6 +324,27 @@ fn cpuid(gprs: &mut Gprs) -> Outcome {
     gprs.0[number::RBX] = u64::from(out.ebx);
     gprs.0[number::RCX] = u64::from(out.ecx);
     gprs.0[number::RDX] = u64::from(out.edx);
+    done()
+}
+
+/// An access to one of the ports of [`host_ports`].
+fn port(gprs: &mut Gprs) -> Outcome {
+    let qualification = vmx::read(field::EXIT_QUALIFICATION);
+    let Io::Single(PortAccess { port, size, value }) = exits::io(qualification, gprs.0[number::RAX]) else {
+        // Nobody has a reason to.
+        return refuse("string access to a guarded port", qualification >> 16, vector::GENERAL_PROTECTION);
+    };
+    let Some(value) = value else {
+        let found = if host_ports::is_hidden(port, size) { u32::MAX } else { power::read_port(port, size) };
+        gprs.0[number::RAX] = exits::port_result(gprs.0[number::RAX], size, found.into());
+        return done();
+    };
+    match host_ports::write(port, size, value) {
+        Out::Native => power::write_port(port, size, value),
+        Out::Reset if kernel().is_idle() => power::write_port(port, size, value),
+        Out::Reset => refused("reset while there is a guest, by port", port.into()),
+        Out::Dropped => refused("write to a port that is not there", port.into()),
+    }
     done()
 }
 
@@ -380,9 +404,24 @@ fn wrmsr(cpu: &PerCpu, gprs: &Gprs) -> Outcome {
         }
         MsrWrite::Unchanged => vmx::rdmsr(msr) == value,
         MsrWrite::Command => command(cpu, value),
+        MsrWrite::States => set_states(msr, value),
         MsrWrite::Native | MsrWrite::Refused => false,
     };
     if accepted { done() } else { refuse("WRMSR of", u64::from(msr), vector::GENERAL_PROTECTION) }
+}
+
+/// IA32_XSS: which components XSAVES and XRSTORS work on; false when the host may not have one of them.
+fn set_states(msr: u32, value: u64) -> bool {
+    /// CPUID leaf 0xD.1, EAX: XSAVES, and with it the register.
+    const HAS_XSAVES: u32 = 1 << 3;
+    let components = __cpuid_count(0xd, 1);
+    let supported = u64::from(components.edx) << 32 | u64::from(components.ecx);
+    let taken = components.eax & HAS_XSAVES != 0 && host_policy::xss_is_valid(value, supported);
+    if taken {
+        // SAFETY: a value that the CPU takes. Root operation executes neither instruction.
+        unsafe { vmx::wrmsr(msr, value) };
+    }
+    taken
 }
 
 /// A command for the local APIC; false when it is none.

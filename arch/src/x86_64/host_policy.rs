@@ -1,10 +1,14 @@
 //! What the host sees of the CPU: everything, but for what would let it reach past its second-level tables, see what a
 //! guest does, or change what Postern relies on. Pure.
 //!
-//! * Hardware that writes to physical memory by itself, past EPT: processor trace, hardware feedback.
+//! * Hardware that writes to physical memory by itself, past EPT: processor trace, hardware feedback. That goes for the ways
+//!   around their registers, too: XRSTORS loads processor trace's.
+//! * Hardware that writes to linear addresses of whatever runs, which would be Postern's while Postern runs: the debug store,
+//!   and event-based sampling in its newer form.
 //! * Records of what runs, which could go on while a guest does: event-based sampling, last-branch records in their newer
 //!   form.
-//! * The modes of Postern's own CPU: VMX, the APIC's mode, MTRRs, the TSC, execute-disable, microcode, supply voltage.
+//! * The modes of Postern's own CPU: VMX, the APIC's mode, MTRRs, the TSC, execute-disable, microcode, supply voltage, memory
+//!   encryption; and switches that turn the CPU's own protection against side channels off.
 
 /// Registers of CPUID.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,12 +66,12 @@ pub fn cpuid(leaf: u32, subleaf: u32, native: Cpuid, cr4: u64) -> Cpuid {
             // IA32_ARCH_CAPABILITIES, which says that the APIC stays in x2APIC mode.
             out.edx |= 1 << 29;
         }
-        // FRED, HRESET.
-        (7, 1) => out.eax &= !(1 << 17 | 1 << 22),
+        // Architectural performance monitoring extended, FRED, HRESET.
+        (7, 1) => out.eax &= !(1 << 8 | 1 << 17 | 1 << 22),
         (0xd, 1) => out.ecx &= !HIDDEN_COMPONENTS,
         (0xd, component @ 2..=31) if HIDDEN_COMPONENTS & 1 << component != 0 => out = Cpuid::default(),
-        // SGX, processor trace, key locker, PCONFIG, last-branch records, HRESET.
-        (0x12 | 0x14 | 0x19 | 0x1b | 0x1c | 0x20, _) => out = Cpuid::default(),
+        // SGX, processor trace, key locker, PCONFIG, last-branch records, HRESET, performance monitoring extended.
+        (0x12 | 0x14 | 0x19 | 0x1b | 0x1c | 0x20 | 0x23, _) => out = Cpuid::default(),
         (HYPERVISOR_LEAF, _) => out = signature(HYPERVISOR_LEAF, SIGNATURE),
         (KVM_LEAF, _) => out = signature(KVM_LEAF + 1, KVM_SIGNATURE),
         (0x4000_0001..=0x4fff_ffff, _) => out = Cpuid::default(),
@@ -105,6 +109,8 @@ pub enum MsrWrite {
     Unchanged,
     /// The local APIC's command register: see `icr`.
     Command,
+    /// IA32_XSS: the hardware takes what [`xss_is_valid`] says.
+    States,
     /// A general-protection fault.
     Refused,
 }
@@ -122,11 +128,24 @@ const XAPIC_DISABLE_STATUS: u32 = 0xbd;
 const ARCH_CAPABILITIES: u32 = 0x10a;
 /// IA32_PEBS_ENABLE.
 const PEBS_ENABLE: u32 = 0x3f1;
+/// IA32_XSS.
+const XSS: u32 = 0xda0;
 
-/// Registers of what [`cpuid`] hides: FRED, VMX, processor trace, the debug store's area, user interrupts, last-branch
-/// records, hardware feedback.
+/// Registers of what [`cpuid`] hides: FRED, sampling to IA32_PEBS_BASE, VMX, processor trace, the debug store's area, user
+/// interrupts, last-branch records, hardware feedback, performance monitoring extended.
 fn is_hidden(msr: u32) -> bool {
-    matches!(msr, 0x1cc..=0x1d4 | 0x480..=0x4ff | 0x560..=0x58f | 0x600 | 0x985..=0x98a | 0x14ce..=0x14cf | 0x17d0..=0x17df)
+    let hidden = [
+        0x1cc..=0x1d4,
+        0x3f4..=0x3f5,
+        0x480..=0x49f,
+        0x560..=0x58f,
+        0x600..=0x600,
+        0x985..=0x98a,
+        0x14ce..=0x14cf,
+        0x17d0..=0x17df,
+        0x1900..=0x19ff,
+    ];
+    hidden.iter().any(|range| range.contains(&msr))
 }
 
 /// Registers that exist as far as the bitmap of a VMCS reaches; there are none outside that an Intel CPU needs.
@@ -152,9 +171,15 @@ pub fn write(msr: u32, value: u64) -> MsrWrite {
         FEATURE_CONTROL | XAPIC_DISABLE_STATUS | ARCH_CAPABILITIES => MsrWrite::Refused,
         APIC_BASE => MsrWrite::Unchanged,
         0x830 => MsrWrite::Command,
+        XSS => MsrWrite::States,
         PEBS_ENABLE if value == 0 => MsrWrite::Ignored,
         // Voltage and clock by mailbox; SMM monitor control; SMRRs; the debug interface.
         PEBS_ENABLE | 0x150 | 0x9b | 0x1f2 | 0x1f3 | 0xc80 => MsrWrite::Refused,
+        // SGX's memory; caches as memory; total memory encryption: firmware's, whether or not it has locked them.
+        0x1f4 | 0x1f5 | 0x2a0..=0x2a7 | 0x2e0 | 0x982..=0x984 => MsrWrite::Refused,
+        // IA32_MCU_OPT_CTRL, which turns off that VERW, RDRAND and gathers leave nothing behind (SRBDS, MMIO stale data,
+        // GDS); MISC_FEATURES_ENABLES, which would make a guest's CPUID fault. Both are zero.
+        0x123 | 0x140 => MsrWrite::Ignored,
         // TSC and its adjustment, microcode, IA32_MISC_ENABLE (execute-disable, a limit to CPUID): operating systems write
         // them and go on whatever comes of it.
         0x10 | 0x3b | 0x79 | 0x1a0 => MsrWrite::Ignored,
@@ -174,6 +199,12 @@ pub fn bitmap() -> impl Iterator<Item = u64> {
     (0..4).flat_map(move |half| {
         (0..128).map(move |word| (0..64).fold(0, |bits, n| bits | u64::from(bit(half, word * 64 + n)) << n))
     })
+}
+
+/// Whether the host may have this in IA32_XSS on a CPU that has the components `supported` (SDM volume 1, "Enabling the XSAVE
+/// Feature Set and XSAVE-Enabled Features"). XRSTORS loads the registers of a component past the MSR bitmap.
+pub fn xss_is_valid(value: u64, supported: u64) -> bool {
+    value & !(supported & !u64::from(HIDDEN_COMPONENTS)) == 0
 }
 
 /// Whether XCR0 may have this value on a CPU that has the components `supported` (SDM volume 1, "Enabling the XSAVE Feature
@@ -217,6 +248,39 @@ mod tests {
     }
 
     #[test]
+    fn xrstors_is_no_way_around_the_bitmap() {
+        assert_eq!(write(0xda0, 0), MsrWrite::States, "no value is passed unseen");
+        let supported = 0x1_ff00;
+        assert!(xss_is_valid(0, 0) && xss_is_valid(1 << 10 | 1 << 13 | 1 << 16, supported));
+        for (component, name) in [(8, "processor trace"), (11, "CET"), (12, "CET"), (14, "UINTR"), (15, "LBR")] {
+            assert!(!xss_is_valid(1 << component, supported), "{name}");
+            assert_eq!(cpuid(0xd, 1, FULL, 0).ecx & 1 << component, 0, "{name}");
+        }
+        assert!(!xss_is_valid(1 << 10, 0) && !xss_is_valid(1 << 63, supported), "not the CPU's");
+    }
+
+    #[test]
+    fn nothing_writes_to_linear_addresses_while_postern_runs() {
+        assert_eq!(write(0x600, 0x1000), MsrWrite::Refused, "DS_AREA");
+        assert_eq!((write(0x3f1, 1), write(0x3f1, 0)), (MsrWrite::Refused, MsrWrite::Ignored), "PEBS_ENABLE");
+        for msr in [0x3f4, 0x3f5, 0x1903, 0x1983] {
+            assert_eq!((read(msr), write(msr, 0)), (MsrRead::Refused, MsrWrite::Refused), "PEBS_BASE {msr:#x}");
+        }
+        assert_eq!((cpuid(0x23, 0, FULL, 0), cpuid(7, 1, FULL, 0).eax & 1 << 8), (Cpuid::default(), 0));
+        assert_eq!(write(0x4c1, 5), MsrWrite::Native, "counters are the host's");
+    }
+
+    #[test]
+    fn the_host_does_not_take_the_cpus_own_protection_away() {
+        for msr in [0x123, 0x140] {
+            assert_eq!(write(msr, 1), MsrWrite::Ignored);
+        }
+        for msr in [0x1f2, 0x1f4, 0x2a0, 0x2e0, 0x982] {
+            assert_eq!(write(msr, 1), MsrWrite::Refused);
+        }
+    }
+
+    #[test]
     fn what_the_host_enabled_is_what_it_sees() {
         let none = Cpuid::default();
         assert_eq!(cpuid(1, 0, none, 0).ecx & 1 << 27, 0);
@@ -245,7 +309,9 @@ mod tests {
         let bit = |at: usize| words[at / 64] >> (at % 64) & 1 != 0;
         assert!(bit(0x3a) && bit(0x48b) && bit(0x10a) && !bit(0x10) && !bit(0x277) && !bit(0x830));
         let write = |msr: usize| bit(0x4000 + msr);
-        assert!(write(0x830) && write(0x1b) && write(0x10) && write(0x2ff) && write(0x3f1) && !write(0x80b));
+        assert!(
+            write(0x830) && write(0x1b) && write(0x10) && write(0x2ff) && write(0x3f1) && write(0xda0) && !write(0x80b)
+        );
         // EFER is in the VMCS; STAR, GS_BASE and the rest are the host's.
         assert!((0x2000..0x4000).chain(0x6000..0x8000).all(|at| !bit(at)));
     }

@@ -2,7 +2,7 @@
 
 use super::vectors::{Gprs, number};
 use super::vmx::{self, Controls, entry, exit, field, pin, primary, secondary};
-use super::{host_policy, tlb};
+use super::{host_policy, host_ports, tlb};
 use core::arch::asm;
 use core::cell::UnsafeCell;
 use guestmem::Space;
@@ -38,11 +38,21 @@ unsafe impl Sync for MsrBitmap {}
 
 static MSR_BITMAP: MsrBitmap = MsrBitmap(UnsafeCell::new([0; 512]));
 
-/// Fills the MSR bitmap: once, on the boot CPU, before any host VMCS is written.
+/// Two frames, one after the other.
+#[repr(C, align(4096))]
+struct IoBitmaps(UnsafeCell<[u64; 1024]>);
+
+// SAFETY: as above.
+unsafe impl Sync for IoBitmaps {}
+
+static IO_BITMAPS: IoBitmaps = IoBitmaps(UnsafeCell::new([0; 1024]));
+
+/// Fills the bitmaps: once, on the boot CPU, before any host VMCS is written.
 pub fn init() {
-    // SAFETY: the one CPU that runs here; no VMCS refers to it yet.
-    let words = unsafe { &mut *MSR_BITMAP.0.get() };
-    words.iter_mut().zip(host_policy::bitmap()).for_each(|(word, bits)| *word = bits);
+    // SAFETY: the one CPU that runs here; no VMCS refers to them yet.
+    let (msrs, ports) = unsafe { (&mut *MSR_BITMAP.0.get(), &mut *IO_BITMAPS.0.get()) };
+    msrs.iter_mut().zip(host_policy::bitmap()).for_each(|(word, bits)| *word = bits);
+    ports.iter_mut().zip(host_ports::bitmap()).for_each(|(word, bits)| *word = bits);
 }
 
 /// Rights of a segment (SDM volume 3, "Guest Register State").
@@ -69,7 +79,7 @@ fn write_controls() {
     vmx::write_host_state();
     // The host takes its own interrupts; NMIs are how Postern's CPUs call each other, so they exit.
     vmx::write(field::PIN_CONTROLS, u64::from(vmx::adjust(Controls::Pin, pin::NMI | pin::VIRTUAL_NMIS)));
-    let wanted = primary::MSR_BITMAPS | primary::SECONDARY;
+    let wanted = primary::MSR_BITMAPS | primary::IO_BITMAPS | primary::SECONDARY;
     vmx::write(field::PRIMARY_CONTROLS, u64::from(vmx::adjust(Controls::Primary, wanted)));
     // What the CPU has and CPUID shows, but does not exist in non-root operation unless it is enabled.
     let instructions = secondary::RDTSCP | secondary::INVPCID | secondary::XSAVES | secondary::USER_WAIT;
@@ -81,6 +91,9 @@ fn write_controls() {
     vmx::write(field::VPID, u64::from(tlb::HOST_VPID));
     vmx::write(field::EPTP, tlb::eptp(Space::Host));
     vmx::write(field::MSR_BITMAP, MSR_BITMAP.0.get() as u64);
+    let ports = IO_BITMAPS.0.get() as u64;
+    vmx::write(field::IO_BITMAP_A, ports);
+    vmx::write(field::IO_BITMAP_B, ports + abi::FRAME_SIZE);
     vmx::write(field::EXCEPTION_BITMAP, EXCEPTIONS);
     vmx::write(field::LINK_POINTER, u64::MAX);
     let cr4 = !host_policy::CR4_ALLOWED;

@@ -48,12 +48,12 @@ impl guestmem::Machine for Machine {
         unsafe { cache::wipe(frame.addr()) }
     }
 
-    fn flush(&self, space: Space, _address: u64, _size: Size) {
-        tlb::flush(space);
+    fn flush(&self, space: Space, address: u64, _size: Size) {
+        tlb::flush(space, address);
     }
 
     fn flush_all(&self, space: Space) {
-        tlb::flush(space);
+        tlb::flush_all(space);
     }
 
     fn publish(&self) {

@@ -7,6 +7,7 @@ pub mod cpuid;
 pub mod exits;
 pub mod frequency;
 pub mod host_policy;
+pub mod host_ports;
 pub mod icr;
 pub mod inject;
 pub mod mitigate;
@@ -36,6 +37,7 @@ hardware! {
     emulate;
     entry;
     features;
+    fetch;
     host;
     host_vmcs;
     pub machine;

@@ -1,5 +1,7 @@
-//! Switching the machine off.
+//! Switching the machine off, and the ports by which that and resets go.
 
+use super::{apic, machine, percpu, tlb};
+use core::sync::atomic::{AtomicBool, Ordering};
 use x86_64::instructions::port::Port;
 use x86_64::instructions::{hlt, interrupts};
 
@@ -12,8 +14,17 @@ const BOCHS: (u16, &[u8]) = (0x8900, b"Shutdown");
 /// that means soft off there.
 const QEMU: (u16, u16) = (0x604, 0x2000);
 
-/// Switches the machine off, as far as that can be done without ACPI's byte code, and stops this CPU in any case.
+/// The machine is being switched off: nobody is entered any more.
+static OFF: AtomicBool = AtomicBool::new(false);
+
+/// Switches the machine off, as far as that can be done without ACPI's byte code, and stops all CPUs in any case: where the
+/// ports below do nothing, no host and no guest may go on under a Postern that has given up.
 pub fn off() -> ! {
+    if !OFF.swap(true, Ordering::SeqCst) {
+        // One in root operation finishes what it does, and stops instead of entering.
+        let this = machine::cpu();
+        tlb::cpus().filter(|cpu| *cpu != this).for_each(|cpu| apic::send_nmi(percpu::of(cpu).apic_id.get()));
+    }
     // SAFETY: reading the status of COM1 has no effect; the other ports are those of the emulators, and real machines of
     // the last decades have nothing there.
     unsafe {
@@ -26,10 +37,41 @@ pub fn off() -> ! {
     halt()
 }
 
+/// Stops this CPU if the machine is being switched off. Called after every NMI that has come, before the next entry.
+pub fn stop_if_off() {
+    if OFF.load(Ordering::SeqCst) {
+        halt();
+    }
+}
+
 /// Stops this CPU for good.
 pub fn halt() -> ! {
     loop {
         interrupts::disable();
         hlt();
+    }
+}
+
+/// Reads one, two or four bytes of a port for the host.
+pub fn read_port(port: u16, size: u32) -> u32 {
+    // SAFETY: the host may read it, and does so here because its neighbour may not be written.
+    unsafe {
+        match size {
+            1 => Port::<u8>::new(port).read().into(),
+            2 => Port::<u16>::new(port).read().into(),
+            _ => Port::new(port).read(),
+        }
+    }
+}
+
+/// Writes one, two or four bytes to a port for the host.
+pub fn write_port(port: u16, size: u32, value: u32) {
+    // SAFETY: `host_ports` has let it pass: the effect is on devices that are the host's, or a reset that it may do.
+    unsafe {
+        match size {
+            1 => Port::new(port).write(value as u8),
+            2 => Port::new(port).write(value as u16),
+            _ => Port::new(port).write(value),
+        }
     }
 }

@@ -7,7 +7,7 @@
 
 use super::{apic, host, percpu, stage2, vmx};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
-use guestmem::{Pfn, Space};
+use guestmem::{OwnerId, Pfn, Space};
 
 const SPACES: usize = abi::host::VMS_MAX + 1;
 /// The host's VPID on every CPU; guests' begin at 8 (`vcpu`), and 0 is root's own.
@@ -21,6 +21,10 @@ static EPTP: [AtomicU64; SPACES] = [const { AtomicU64::new(0) }; SPACES];
 /// How often something was taken out of each space. A CPU that has seen less must not enter it. The first is 1, because a
 /// CPU starts with 0 seen.
 pub static GENERATION: [AtomicU64; SPACES] = [const { AtomicU64::new(1) }; SPACES];
+/// How often something was taken out of a part of a guest's space, or of all of it.
+static MOVES: [[AtomicU64; PLACES + 1]; SPACES] = [const { [const { AtomicU64::new(0) }; PLACES + 1] }; SPACES];
+/// Parts: blocks of 2 MiB, by their number modulo this.
+const PLACES: usize = 64;
 /// CPUs that may be in non-root operation have smaller indices.
 static CPUS: AtomicUsize = AtomicUsize::new(0);
 
@@ -36,6 +40,7 @@ pub fn index(space: Space) -> usize {
 /// it has forgotten that.
 pub fn set_root(space: Space, root: Pfn) {
     EPTP[index(space)].store(stage2::eptp(root.addr()), Ordering::Release);
+    MOVES[index(space)][PLACES].fetch_add(1, Ordering::SeqCst);
     GENERATION[index(space)].fetch_add(1, Ordering::SeqCst);
 }
 
@@ -54,9 +59,21 @@ pub fn cpus() -> core::ops::Range<usize> {
     0..CPUS.load(Ordering::SeqCst)
 }
 
-/// Completes the removal of translations from a space, one or all: the instruction knows no single addresses.
-pub fn flush(space: Space) {
+/// Completes the removal of a translation, of at most 2 MiB, from a space: the instruction knows no single addresses.
+pub fn flush(space: Space, address: u64) {
     let space = index(space);
+    MOVES[space][part(address)].fetch_add(1, Ordering::SeqCst);
+    forget(space);
+}
+
+/// Completes the removal of all translations from a space.
+pub fn flush_all(space: Space) {
+    let space = index(space);
+    MOVES[space][PLACES].fetch_add(1, Ordering::SeqCst);
+    forget(space);
+}
+
+fn forget(space: usize) {
     // A locked instruction: the entries written before are visible before it, and it is before the looks below (SDM volume
     // 3, "Memory Ordering"). `vectors` does the reverse: `running`, a fence, then the generation.
     let generation = GENERATION[space].fetch_add(1, Ordering::SeqCst) + 1;
@@ -72,9 +89,41 @@ pub fn flush(space: Space) {
             core::hint::spin_loop();
             spins = spins.wrapping_add(1);
             if spins.is_multiple_of(SPINS) {
+                // Marked, or the host would get it.
+                percpu::of(cpu).kicked.store(true, Ordering::SeqCst);
                 apic::send_nmi(percpu::of(cpu).apic_id.get());
             }
         }
+    }
+}
+
+fn part(address: u64) -> usize {
+    (address / abi::BLOCK_SIZE) as usize % PLACES
+}
+
+/// A page of a guest's address space, and what has been taken out of its surroundings.
+///
+/// Whoever looks up which frame is there may go on using the answer without a lock as long as [`Place::is_current`]: a frame
+/// that leaves a guest is flushed before anybody else gets it. Asked after a read, in that order, it says that what was
+/// read was the guest's.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    at: &'static [AtomicU64; PLACES + 1],
+    part: usize,
+    moves: [u64; 2],
+}
+
+impl Place {
+    /// As it is now: before the look-up.
+    pub fn now(owner: OwnerId, address: u64) -> Self {
+        let (at, part) = (&MOVES[index(Space::Guest(owner))], part(address));
+        Self { at, part, moves: [part, PLACES].map(|part| at[part].load(Ordering::SeqCst)) }
+    }
+
+    /// Whether nothing was taken out since.
+    #[inline(always)]
+    pub fn is_current(&self) -> bool {
+        [self.part, PLACES].map(|part| self.at[part].load(Ordering::SeqCst)) == self.moves
     }
 }
 

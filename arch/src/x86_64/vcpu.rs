@@ -1,5 +1,6 @@
 //! A guest's vCPU: its registers, world switch, entry and exit. What the exits mean is in `emulate`.
 
+use super::fetch::Fetch;
 use super::inject::{self, Collision, Deliver, Event, Kind, Waiting, blocking, vector};
 use super::machine::VCPU_FRAMES;
 use super::vapic::{Apic, Inbox};
@@ -15,6 +16,8 @@ pub struct Vm {
     pub(super) config: VmConfig,
     /// What is added to the time stamp counter: the same for all vCPUs, so that they see one counter.
     tsc_offset: u64,
+    /// Bits of a physical address.
+    pub(super) physical_bits: u32,
     inboxes: [Inbox; abi::host::VCPUS_MAX],
 }
 
@@ -26,7 +29,8 @@ impl Vm {
     #[inline(always)]
     pub fn new(config: VmConfig) -> Self {
         let inboxes = [const { Inbox::new() }; abi::host::VCPUS_MAX];
-        Self { config, tsc_offset: timer::now().wrapping_neg(), inboxes }
+        let physical_bits = super::machine::ipa_bits() as u32;
+        Self { config, tsc_offset: timer::now().wrapping_neg(), physical_bits, inboxes }
     }
 
     /// Sends a device's interrupt, an edge: `intid` is the vCPU's number << 8 | the vector, 32 to 255. Says which vCPU it
@@ -77,6 +81,8 @@ pub struct Vcpu {
     launched: bool,
     /// The CPU it ran on last.
     last_cpu: Option<usize>,
+    /// When the host gets this CPU back at the latest, in the guest's time.
+    slice: u64,
     /// Primary controls as the VMCS has them.
     primary: u32,
     /// What the next entry delivers.
@@ -94,6 +100,8 @@ pub struct Vcpu {
     pub(super) kicks: VcpuMask,
     /// How often in a row an instruction could not be read.
     pub(super) unread: u8,
+    /// The walk to the last TDCALL.
+    pub(super) fetch: Option<Fetch>,
     /// Basic reason of the last exit.
     pub(super) reason: u32,
 }
@@ -110,8 +118,8 @@ const PENDING_STEP: u64 = 1 << 14;
 /// CR0.PE.
 const PROTECTED: u64 = 1;
 /// CS.L in the access rights, EFER.LMA.
-const LONG_CODE: u64 = 1 << 13;
-const LONG_ACTIVE: u64 = 1 << 10;
+pub(super) const LONG_CODE: u64 = 1 << 13;
+pub(super) const LONG_ACTIVE: u64 = 1 << 10;
 /// The highest EIP.
 const EIP: u64 = 0xffff_ffff;
 /// Bytes of TDCALL.
@@ -130,6 +138,7 @@ impl Vcpu {
             entry: None,
             launched: false,
             last_cpu: None,
+            slice: 0,
             primary: 0,
             queued: None,
             displaced: None,
@@ -139,6 +148,7 @@ impl Vcpu {
             awaited: None,
             kicks: 0,
             unread: 0,
+            fetch: None,
             reason: 0,
         }
     }
@@ -260,6 +270,8 @@ impl Vcpu {
             // What this CPU keeps is from before the vCPU ran elsewhere, or from another that had its number.
             vmx::invvpid(self.vpid(vm));
         }
+        // Once for each run: a guest that leaves all the time by itself has no more of the CPU than one that never does.
+        self.slice = vm.now().saturating_add(timer::frequency() / SLICES);
         // SAFETY: only this CPU touches its own PerCpu, and nobody else has a reference into it; the areas are the host's
         // on this CPU and the vCPU's, which this or `put` has filled.
         unsafe { world::switch(&mut *cpu.host_world.get(), cpu.xsave.get(), &self.world, area) };
@@ -289,8 +301,7 @@ impl Vcpu {
         while !self.dead {
             let now = vm.now();
             self.deliver(vm, now);
-            let slice = now.saturating_add(timer::frequency() / SLICES);
-            let end = self.apic.deadline().map_or(slice, |deadline| deadline.min(slice));
+            let end = self.apic.deadline().map_or(self.slice, |deadline| deadline.min(self.slice));
             let ticks = exits::preemption_timer(end, now, world::cpu().timer_rate);
             vmx::write(field::PREEMPTION_TIMER, ticks.into());
             // The reason only: the rest of a guest's exit is not for the host that reads the counters.
@@ -302,7 +313,12 @@ impl Vcpu {
                 Entered::Exit => self.launched = true,
                 // An NMI came first, another CPU's or the host's. What is queued stays.
                 Entered::Aborted => return if host::is_wanted() { Exit::Interrupt } else { Exit::Handled },
-                Entered::Failed => panic!("VM entry: error {}", vmx::read(field::INSTRUCTION_ERROR)),
+                Entered::Failed => {
+                    // Its own VMCS is what the CPU does not take: nobody else has to end with it.
+                    log::error!("VM {}: entry error {}", vm.config.owner.get(), vmx::read(field::INSTRUCTION_ERROR));
+                    self.dead = true;
+                    continue;
+                }
             }
             let exit = self.exited(vm, calls);
             // An NMI means that there is something to look at, and so does an interrupt sent to another vCPU.
@@ -356,7 +372,16 @@ impl Vcpu {
             self.set_windows(0);
         }
         match &self.queued {
-            Some(event) => vmx::deliver(event),
+            Some(event) => {
+                // An event ends what STI and MOV SS have begun. Left there, a debug exception with RFLAGS.TF set, which every
+                // user program can cause behind a MOV SS, would make the entry fail (SDM volume 3, "Checks on Guest
+                // Non-Register State": a single step has to be pending then).
+                let blocked = vmx::read(field::GUEST_INTERRUPTIBILITY);
+                if blocked & (blocking::STI | blocking::MOV_SS) != 0 {
+                    vmx::write(field::GUEST_INTERRUPTIBILITY, blocked & !(blocking::STI | blocking::MOV_SS));
+                }
+                vmx::deliver(event);
+            }
             None => vmx::write(field::ENTRY_INTERRUPTION, 0),
         }
     }
@@ -405,7 +430,10 @@ impl Vcpu {
         match inject::collide(&first, &event) {
             Collision::Second => {}
             Collision::Keep => self.displaced = Some(first),
-            Collision::DoubleFault => self.queued = Some(Event::exception(vector::DOUBLE_FAULT, true)),
+            Collision::DoubleFault => {
+                let protected = vmx::read(field::GUEST_CR0) & PROTECTED != 0;
+                self.queued = Some(Event::exception(vector::DOUBLE_FAULT, protected));
+            }
             Collision::Shutdown => self.dead = true,
         }
     }

@@ -6,7 +6,7 @@
 //! entry succeeds the registers in memory are the valid ones.
 
 use super::percpu::{self, PerCpu};
-use super::{descriptors, tlb};
+use super::{descriptors, power, tlb};
 use core::arch::{global_asm, naked_asm};
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -199,6 +199,7 @@ pub unsafe fn enter(gprs: &mut Gprs, launched: bool, space: usize) -> Entered {
             EXITED => return Entered::Exit,
             ABORTED => {
                 percpu::this().attention.store(false, Ordering::SeqCst);
+                power::stop_if_off();
                 return Entered::Aborted;
             }
             STALE => {}

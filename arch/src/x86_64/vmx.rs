@@ -22,6 +22,8 @@ const PAT: u32 = 0x277;
 const GS_BASE: u32 = 0xc000_0101;
 /// Single-context type of INVEPT and INVVPID.
 const SINGLE_CONTEXT: u64 = 1;
+/// The highest EIP.
+const EIP: u64 = 0xffff_ffff;
 const RFLAGS_TF: u64 = 1 << 8;
 const RFLAGS_RF: u64 = 1 << 16;
 const DEBUGCTL_BTF: u64 = 1 << 1;
@@ -247,10 +249,12 @@ pub fn write_host_state() {
 /// interrupts for one instruction only, and a single step is due after it (SDM volume 3, "Pending Debug Exceptions").
 pub fn step_over() {
     let length = read(field::EXIT_INSTRUCTION_LENGTH);
-    let rip = read(field::GUEST_RIP).wrapping_add(length);
-    // Outside 64-bit mode RIP has 32 bits.
-    let long = read(field::GUEST_CS_RIGHTS) & 1 << 13 != 0;
-    write(field::GUEST_RIP, if long { rip } else { rip & 0xffff_ffff });
+    let from = read(field::GUEST_RIP);
+    let to = from.wrapping_add(length);
+    // Outside 64-bit mode RIP has 32 bits, and an entry with more of them fails. CS.L alone does not say so: in legacy mode it
+    // is whatever the descriptor has.
+    let wraps = from <= EIP && to > EIP && !is_64bit();
+    write(field::GUEST_RIP, if wraps { to & EIP } else { to });
     let blocked = read(field::GUEST_INTERRUPTIBILITY);
     if blocked & (blocking::STI | blocking::MOV_SS) != 0 {
         write(field::GUEST_INTERRUPTIBILITY, blocked & !(blocking::STI | blocking::MOV_SS));
@@ -275,7 +279,10 @@ pub fn deliver(event: &Event) {
 /// Whether whoever runs is the operating system in 64-bit mode: CS.L, and ring 0 as SS has it (SDM volume 3, "Guest Register
 /// State": the CPL is SS.DPL).
 pub fn is_kernel64() -> bool {
-    let (code, stack) = (read(field::GUEST_CS_RIGHTS), read(field::GUEST_SS_RIGHTS));
-    let long = read(field::GUEST_EFER) & 1 << 10 != 0;
-    long && code & 1 << 13 != 0 && stack >> 5 & 3 == 0
+    is_64bit() && read(field::GUEST_SS_RIGHTS) >> 5 & 3 == 0
+}
+
+/// Whether whoever runs is in 64-bit mode.
+fn is_64bit() -> bool {
+    read(field::GUEST_EFER) & 1 << 10 != 0 && read(field::GUEST_CS_RIGHTS) & 1 << 13 != 0
 }

@@ -33,8 +33,9 @@ const WRITE_BACK: u64 = 6 << 50;
 const BELOW_4_GIB: u64 = 1 << 48;
 /// External-interrupt exiting, NMI exiting, virtual NMIs, preemption timer.
 const PIN: u64 = 1 | 1 << 3 | 1 << 5 | 1 << 6;
-/// Interrupt-window exiting, HLT exiting, NMI-window exiting, unconditional I/O exiting, MSR bitmaps, secondary controls.
-const PRIMARY: u64 = 1 << 2 | 1 << 7 | 1 << 22 | 1 << 24 | 1 << 28 | 1 << 31;
+/// Interrupt-window exiting, HLT exiting, NMI-window exiting, unconditional I/O exiting, I/O bitmaps, MSR bitmaps,
+/// secondary controls.
+const PRIMARY: u64 = 1 << 2 | 1 << 7 | 1 << 22 | 1 << 24 | 1 << 25 | 1 << 28 | 1 << 31;
 const EPT: u64 = 1 << 1;
 const VPID: u64 = 1 << 5;
 const UNRESTRICTED_GUEST: u64 = 1 << 7;
@@ -70,7 +71,7 @@ pub fn check(has: &Capabilities) -> Result<(), BootError> {
             lacks!("VMX structures in write-back memory"),
         ),
         (all(has.pin, PIN), lacks!("VMX exits for interrupts and NMIs, virtual NMIs and a preemption timer")),
-        (all(has.primary, PRIMARY), lacks!("VMX MSR bitmaps, interrupt windows and secondary controls")),
+        (all(has.primary, PRIMARY), lacks!("VMX MSR and I/O bitmaps, interrupt windows and secondary controls")),
         (all(has.secondary, EPT), lacks!("EPT")),
         (all(has.secondary, UNRESTRICTED_GUEST), lacks!("VMX unrestricted guests")),
         (all(has.secondary, VPID), lacks!("VPID")),

@@ -6,7 +6,7 @@
 use super::vapic::GeneralProtection;
 
 /// What of a guest's registers decides where its code is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Paging {
     /// CR3.
     pub cr3: u64,
@@ -29,6 +29,8 @@ pub enum Miss {
     Absent,
 }
 
+/// The part of an address that is within a page.
+pub const PAGE_BITS: u64 = abi::FRAME_SIZE - 1;
 const PRESENT: u64 = 1;
 const USER: u64 = 1 << 2;
 const LARGE: u64 = 1 << 7;

@@ -85,6 +85,8 @@ pub struct World {
     perf: u64,
     /// DR0 to DR3, and DR6. DR7 is in the VMCS.
     debug: [u64; 5],
+    /// CR2: where the last page fault was, which its handler may not have asked about yet.
+    cr2: u64,
     /// XCR0.
     pub xcr0: u64,
 }
@@ -101,6 +103,7 @@ impl World {
         xss: 0,
         perf: 0,
         debug: [0, 0, 0, 0, DR6_RESET],
+        cr2: 0,
         xcr0: 1,
     };
 
@@ -114,6 +117,7 @@ impl World {
         self.xss = read(cpu.xss, number::XSS);
         self.perf = read(cpu.perf, PERF_GLOBAL_CTRL);
         self.debug = debug_registers();
+        self.cr2 = fault_address();
         self.xcr0 = xgetbv();
     }
 
@@ -140,6 +144,9 @@ impl World {
         }
         if cpu.perf {
             write(PERF_GLOBAL_CTRL, self.perf, other.perf);
+        }
+        if self.cr2 != other.cr2 {
+            set_fault_address(self.cr2);
         }
         if self.debug != other.debug {
             set_debug_registers(&self.debug);
@@ -246,6 +253,18 @@ fn set_debug_registers(values: &[u64; 5]) {
         asm!("mov dr0, {}", "mov dr1, {}", "mov dr2, {}", "mov dr3, {}", "mov dr6, {}",
             in(reg) a, in(reg) b, in(reg) c, in(reg) d, in(reg) status, options(nomem, nostack, preserves_flags));
     }
+}
+
+fn fault_address() -> u64 {
+    let address: u64;
+    // SAFETY: reads a register.
+    unsafe { asm!("mov {}, cr2", out(reg) address, options(nomem, nostack, preserves_flags)) };
+    address
+}
+
+fn set_fault_address(address: u64) {
+    // SAFETY: it only reports: root operation has no page faults that it survives.
+    unsafe { asm!("mov cr2, {}", in(reg) address, options(nomem, nostack, preserves_flags)) };
 }
 
 /// Sets DR6 of the world that has the CPU.

@@ -112,11 +112,9 @@ impl Description {
     pub fn new(all: &mut Loaded, map: &MemoryMap, _: &Extra) -> Result<Self, String> {
         let bytes = write(all, map).map_err(boot::say)?;
         multiboot::parse(&bytes, 0).map_err(boot::say)?;
-        let pages = |size, what| Pages::new(size, abi::FRAME_SIZE).ok_or_else(|| no_room(what));
-        Ok(Self {
-            info: pages(bytes.len() + SLACK, "the boot information")?,
-            jump: pages(4096, "the last instructions")?,
-        })
+        let info = Pages::new(bytes.len() + SLACK, abi::FRAME_SIZE).ok_or_else(|| no_room("the boot information"))?;
+        let jump = Pages::code(4096).ok_or_else(|| no_room("the last instructions"))?;
+        Ok(Self { info, jump })
     }
 
     /// Writes it for good.

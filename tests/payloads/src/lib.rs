@@ -18,6 +18,8 @@ pub mod pl011;
 pub mod uart16550;
 
 #[cfg(target_os = "none")]
+mod arch;
+#[cfg(target_os = "none")]
 mod bare;
 #[cfg(target_os = "none")]
-pub use bare::*;
+pub use {arch::*, bare::*};

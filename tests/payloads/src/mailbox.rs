@@ -1,7 +1,8 @@
 //! The test device that guests and the test host share; see the host's `mailbox`.
 
-/// Guest physical address of the registers: outside RAM, which starts at zero on x86-64.
-pub const BASE: u64 = if cfg!(target_arch = "x86_64") { 0xfe00_0000 } else { 0x0a00_0000 };
+/// Guest physical address of the registers.
+#[cfg(target_os = "none")]
+pub use crate::arch::MAILBOX as BASE;
 /// First argument: a guest physical address or an interrupt.
 pub const ARGUMENT: u64 = 0;
 /// Second argument.

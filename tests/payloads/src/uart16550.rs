@@ -48,9 +48,10 @@ impl Uart16550 {
         Self { received: VecDeque::with_capacity(DEPTH), ..Self::default() }
     }
 
-    /// Whether another received byte fits.
+    /// Whether another received byte is wanted: it fits, and the driver listens. Linux' driver empties the FIFO and reads the
+    /// receiver once as it starts, so what is typed before then has to wait on the line.
     pub fn has_room(&self) -> bool {
-        self.received.len() < DEPTH && self.modem_control & LOOP == 0
+        self.received.len() < DEPTH && self.modem_control & LOOP == 0 && self.enabled & ON_RECEIVED != 0
     }
 
     /// A byte arrives on the line; dropped when there is no room.
@@ -183,5 +184,17 @@ mod tests {
         }
         assert!(!uart.interrupt());
         assert_eq!(uart.read(5) & 1, 0);
+    }
+    #[test]
+    fn nothing_is_taken_before_the_driver_listens() {
+        let mut uart = Uart16550::new();
+        assert!(!uart.has_room());
+        uart.receive(b'x');
+        assert_eq!(uart.read(5) & 1, 0, "nothing has arrived");
+        uart.write(1, 1);
+        uart.receive(b'y');
+        assert_eq!(uart.read(0), b'y'.into());
+        uart.write(1, 0);
+        assert!(!uart.has_room());
     }
 }

@@ -1,5 +1,6 @@
 //! The emulated machine: a log on its first serial port, and the guest's console on its second.
 
+mod kvm;
 mod pc;
 mod uefi;
 mod virt;
@@ -7,6 +8,7 @@ mod virt;
 use crate::firmware::Chain;
 use crate::setup::bochs::Bochs;
 use crate::setup::grub::Grub;
+use crate::setup::kvm::Kvm;
 use crate::setup::qemu::Qemu;
 use crate::verdict::{Evidence, Verdict};
 use anyhow::Result;
@@ -34,6 +36,8 @@ pub enum Emulator {
     UefiPc(Bochs, Chain),
     /// x86-64: GRUB boots a Multiboot2 kernel from a CD.
     Bochs(Bochs, Grub),
+    /// x86-64: the same CD on this machine's own CPU, in a virtual machine that may use VMX itself.
+    Kvm(Kvm, Grub),
 }
 
 /// What to boot on what machine.
@@ -53,6 +57,8 @@ pub struct Machine {
     pub clock: Clock,
     /// Kernel command line, for kernels that boot without Postern.
     pub append: Option<String>,
+    /// The boot loader is to switch off instead of booting (x86-64).
+    pub load_only: bool,
 }
 
 /// How a machine's time passes.
@@ -74,6 +80,11 @@ pub enum Event<'a> {
     Console(&'a [u8]),
     /// A whole line from the guest's console.
     ConsoleLine(&'a str),
+    /// The machine has switched itself off, after as many ticks as the emulator says, if it says so.
+    SwitchedOff {
+        /// One for each instruction, and for the time of rest as many as of work.
+        ticks: u64,
+    },
 }
 
 /// What the user or a scenario types into the guest's console.
@@ -107,6 +118,8 @@ pub struct Session {
     typist: Option<Typist>,
     /// Files of this one run.
     desk: Option<pc::Desk>,
+    /// The console is still the firmware's: it uses all serial ports of a PC.
+    firmware: bool,
 }
 
 /// How long a session may go on after its end was seen, for the rest of its output.
@@ -124,6 +137,7 @@ impl Session {
             Emulator::Uefi(qemu, chain) => uefi::start(qemu, chain, machine),
             Emulator::UefiPc(bochs, chain) => pc::start_uefi(bochs, chain, machine),
             Emulator::Bochs(bochs, grub) => pc::start(bochs, grub, machine),
+            Emulator::Kvm(kvm, grub) => kvm::start(kvm, grub, machine),
         }
     }
 
@@ -140,7 +154,7 @@ impl Session {
         std::thread::spawn(move || forward_console(console, &sender));
         let (typed, to_type) = channel();
         let typist: Typist = Box::new(move || forward_keys(&to_type, keys));
-        Session { child, events, keyboard: Keyboard(typed), typist: Some(typist), desk: None }
+        Session { child, events, keyboard: Keyboard(typed), typist: Some(typist), desk: None, firmware: false }
     }
 
     /// Lets go of what was typed: somebody listens now.
@@ -171,11 +185,14 @@ impl Session {
             match self.events.recv_timeout(TICK) {
                 Ok(Raw::Log(line)) => {
                     if line.starts_with(LAUNCHED) {
+                        self.firmware = false;
                         self.listen();
                     }
                     evidence.log(&line);
                     go_on = on(Event::Log(&line), &evidence);
                 }
+                // What firmware says is not the guest's, and it must not get what is typed for the guest.
+                Ok(Raw::Console(_)) if self.firmware => {}
                 Ok(Raw::Console(bytes)) => {
                     self.listen();
                     let lines = evidence.console(&bytes);
@@ -185,7 +202,13 @@ impl Session {
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break self.death(),
+                Err(RecvTimeoutError::Disconnected) => {
+                    let death = self.death();
+                    if let Some(ticks) = self.desk.as_ref().and_then(pc::Desk::ticks) {
+                        on(Event::SwitchedOff { ticks }, &evidence);
+                    }
+                    break death;
+                }
             }
             if !go_on || stop.load(Ordering::Relaxed) || crate::terminal::nobody_reads() {
                 break Verdict::Interrupted;
@@ -206,7 +229,7 @@ impl Session {
     /// Why the emulator is gone; an empty reason when it ended without complaint.
     fn death(&mut self) -> Verdict {
         let status = self.child.wait();
-        if let Some(desk) = &self.desk {
+        if let Some(desk) = self.desk.as_ref().filter(|desk| desk.is_bochs()) {
             return Verdict::Died(desk.last_words());
         }
         match status {

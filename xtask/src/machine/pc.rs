@@ -28,12 +28,32 @@ pub struct Desk {
 }
 
 impl Desk {
-    fn new() -> Result<Self> {
+    /// A new folder.
+    pub fn new() -> Result<Self> {
         static RUNS: AtomicU32 = AtomicU32::new(0);
         let name = format!("pc-{}-{}", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed));
         let folder = paths::bare().join("machines").join(name);
         fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
         Ok(Desk { folder })
+    }
+
+    /// Makes the CD that GRUB boots the machine from.
+    pub fn cd(&self, grub: &Grub, machine: &Machine) -> Result<PathBuf> {
+        let cd = self.folder.join("boot.iso");
+        let modules: Vec<&Path> = machine.initrd.iter().map(PathBuf::as_path).collect();
+        let menu = Menu {
+            kernel: &machine.kernel,
+            modules: &modules,
+            linux: machine.append.as_deref(),
+            load_only: machine.load_only,
+        };
+        grub.cd(&self.folder, &menu, &cd)?;
+        Ok(cd)
+    }
+
+    /// Whether Bochs has worked here, and says in its log why it ended.
+    pub fn is_bochs(&self) -> bool {
+        self.log().exists()
     }
 
     fn log(&self) -> PathBuf {
@@ -44,6 +64,17 @@ impl Desk {
     pub fn last_words(&self) -> String {
         last_words(&fs::read_to_string(self.log()).unwrap_or_default())
     }
+
+    /// When Bochs ended.
+    pub fn ticks(&self) -> Option<u64> {
+        ticks(&fs::read_to_string(self.log()).ok()?)
+    }
+}
+
+/// Bochs' log starts each line with the count: `00217827059p[UNMAP ] >>PANIC<< text`.
+fn ticks(log: &str) -> Option<u64> {
+    let line = log.lines().rev().find(|line| line.contains(">>PANIC<<"))?;
+    line[..line.find(|c: char| !c.is_ascii_digit())?].parse().ok()
 }
 
 impl Drop for Desk {
@@ -56,10 +87,7 @@ impl Drop for Desk {
 /// Makes the CD and switches the machine on.
 pub fn start(bochs: &Bochs, grub: &Grub, machine: &Machine) -> Result<Session> {
     let desk = Desk::new()?;
-    let cd = desk.folder.join("boot.iso");
-    let modules: Vec<&Path> = machine.initrd.iter().map(PathBuf::as_path).collect();
-    let menu = Menu { kernel: &machine.kernel, modules: &modules, linux: machine.append.as_deref(), load_only: false };
-    grub.cd(&desk.folder, &menu, &cd)?;
+    let cd = desk.cd(grub, machine)?;
     let medium = format!("ata0-master: type=cdrom, path={}, status=inserted\nboot: cdrom", cd.display());
     switch_on(bochs, machine, desk, &bochs.bios, &medium)
 }
@@ -73,7 +101,9 @@ pub fn start_uefi(bochs: &Bochs, chain: &Chain, machine: &Machine) -> Result<Ses
     let cylinders = content.len() as u64 / CYLINDER;
     let geometry = format!("mode=flat, cylinders={cylinders}, heads=16, spt=63");
     let medium = format!("ata0-master: type=disk, path={}, {geometry}\nboot: disk", disk.display());
-    switch_on(bochs, machine, desk, &chain.firmware, &medium)
+    let mut session = switch_on(bochs, machine, desk, &chain.firmware, &medium)?;
+    session.firmware = true;
+    Ok(session)
 }
 
 /// Starts Bochs with a ROM and something to boot from.
@@ -186,6 +216,7 @@ mod tests {
     fn a_power_off_is_no_accident() {
         let log = "00000000000i[] x\n00217827059p[UNMAP ] >>PANIC<< Shutdown port: shutdown requested\n";
         assert_eq!(last_words(log), "");
+        assert_eq!((ticks(log), ticks("")), (Some(217_827_059), None));
         assert_eq!(last_words("03027004776p[ACPI  ] >>PANIC<< ACPI control: soft power off"), "");
         let fault = "00289p[CPU0  ] >>PANIC<< exception(): 3rd (14) exception with no resolution\n";
         assert_eq!(last_words(fault), "Bochs: exception(): 3rd (14) exception with no resolution");
@@ -247,6 +278,7 @@ mod tests {
             memory_mib: 256,
             clock: Clock::Free,
             append: None,
+            load_only: false,
         };
         let mut session = Session::start(&emulator, &machine).unwrap();
         // This kernel listens from the start, and says nothing before.

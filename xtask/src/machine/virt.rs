@@ -24,12 +24,17 @@ pub fn start(qemu: &Qemu, machine: &Machine) -> Result<Session> {
 pub fn describe(command: &mut Command, machine: &Machine, options: &str) {
     command.arg("-M").arg(format!("{}{options}", machine.machine)).args(["-cpu", "max,pauth-impdef=on"]);
     command.arg("-smp").arg(machine.cpus.to_string()).arg("-m").arg(machine.memory_mib.to_string());
-    command.args(["-nodefaults", "-display", "none", "-monitor", "none", "-no-reboot"]);
-    // The first UART goes to QEMU's own error stream: its rare messages are worth having in the log.
-    command.args(["-serial", "file:/dev/stderr", "-chardev", "stdio,id=guest,signal=off", "-serial", "chardev:guest"]);
+    streams(command);
     if machine.clock == Clock::Instructions {
         command.args(["-icount", "shift=0,sleep=off"]);
     }
+}
+
+/// Two serial ports and nothing else.
+pub fn streams(command: &mut Command) {
+    command.args(["-nodefaults", "-display", "none", "-monitor", "none", "-no-reboot"]);
+    // The first UART goes to QEMU's own error stream: its rare messages are worth having in the log.
+    command.args(["-serial", "file:/dev/stderr", "-chardev", "stdio,id=guest,signal=off", "-serial", "chardev:guest"]);
 }
 
 /// Starts the emulator; `wrap` may tie something to its log.

@@ -9,6 +9,9 @@ use crate::machine::PC;
 /// What any scenario here has.
 const X86: Scenario = Scenario { dialect: Dialect::Tdx, machine: PC, ..PLAIN };
 
+// Linux runs on one CPU only: with more of them, Bochs 3.0 saves a wrong RIP now and then when a VM exit follows right upon an
+// exception (docs/caveats.md). Guests with several vCPUs take turns there. The tiny guests take few exceptions, and have two.
+
 /// A Debian guest with a shell on its console: works, reads its report, answers, and is left.
 const LINUX: Scenario = Scenario {
     host_cpus: 1,
@@ -26,10 +29,9 @@ const LINUX: Scenario = Scenario {
     ..X86
 };
 
-/// The same with two vCPUs on two CPUs, and without anybody at the console.
+/// The same with two vCPUs, and without anybody at the console.
 const LINUX_SMP: Scenario = Scenario {
     cpus: 2,
-    host_cpus: 2,
     arguments: "postern.script=work",
     dialogue: &[],
     console: &[
@@ -88,7 +90,7 @@ pub const ALL: &[Scenario] = &[
         ],
         ..LINUX
     },
-    Scenario { name: "x86-linux-2cpu", proves: "the same kernel works on two vCPUs and two CPUs", ..LINUX_SMP },
+    Scenario { name: "x86-linux-2cpu", proves: "the same kernel works on two vCPUs", ..LINUX_SMP },
     Scenario {
         name: "x86-linux-6.12",
         proves: "A6 B1 C1: unmodified Debian 6.12 does as well",
@@ -97,7 +99,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "x86-linux-6.12-2cpu",
-        proves: "the older kernel works on two vCPUs and two CPUs",
+        proves: "the older kernel works on two vCPUs",
         guest: Guest::OlderLinux,
         ..LINUX_SMP
     },
@@ -138,12 +140,12 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "x86-soak",
-        proves: "C5 C9 D2: 40,000 conversions on two CPUs, with audits",
+        proves: "C5 C9 D2: 100,000 conversions on two CPUs, with audits",
         mode: "soak",
         cpus: 2,
-        arguments: "test=soak conversions=40000",
+        arguments: "test=soak",
         console: &[],
-        at_least: &[("guest: pass soak: ", 40_000)],
+        at_least: &[("guest: pass soak: ", 100_000)],
         timeout: 300,
         ..TINY
     },
@@ -219,14 +221,16 @@ pub const ALL: &[Scenario] = &[
         name: "x86-crash-abort",
         proves: "so does an access to an address that Postern has no translation for",
         config: &[("postern.crash", "abort")],
-        end: End::Crash("page fault"),
+        // No address of the 48 bits that the CPU translates: a general protection fault.
+        end: End::Crash("exception in Postern: vector 13 (#GP)"),
         ..CRASH
     },
     Scenario {
         name: "x86-crash-stack",
         proves: "so does a stack that grows into its guard page",
         config: &[("postern.crash", "stack")],
-        end: End::Crash("page fault"),
+        // A write of the supervisor's to a page that is not present: the guard page.
+        end: End::Crash("exception in Postern: vector 14 (#PF), error code 0x2"),
         ..CRASH
     },
     Scenario {
@@ -285,7 +289,7 @@ pub const ALL: &[Scenario] = &[
         name: "x86-boot-old-vmx",
         proves: "Postern says what a CPU with an older VMX lacks",
         guest: Guest::Tiny,
-        machine: "corei5_lynnfield_750",
+        machine: "corei7_sandy_bridge_2600k",
         end: End::Reason("cannot boot: "),
         ..REFUSED
     },

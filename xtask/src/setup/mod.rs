@@ -8,6 +8,7 @@ pub mod bochs;
 pub mod grub;
 pub mod initramfs;
 mod kernel;
+pub mod kvm;
 mod manifest;
 mod pkvm;
 pub mod private;

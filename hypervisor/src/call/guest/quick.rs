@@ -9,6 +9,7 @@ use abi::host::counter;
 use arch::{Conduit, QuickCalls};
 use core::cell::Cell;
 use core::sync::atomic::Ordering;
+use guestmem::Pfn;
 
 /// The calls of one vCPU while it runs.
 #[derive(Debug)]
@@ -41,6 +42,10 @@ impl QuickCalls for Calls<'_> {
         let gfn = self.vm.ram(address)?;
         let index = (address % abi::FRAME_SIZE / 8) as usize;
         self.postern.core.with_page(&self.vm.memory, gfn, |words| words[index].load(Ordering::Relaxed)).ok()
+    }
+
+    fn private_frame(&self, address: u64) -> Option<Pfn> {
+        self.postern.core.private_frame(&self.vm.memory, self.vm.ram(address)?).ok()
     }
 }
 

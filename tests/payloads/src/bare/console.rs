@@ -1,6 +1,7 @@
 //! Text output: to Postern's log through a host call, or to a UART. Whole lines, so that CPUs do not mix theirs.
 
-use super::{hostcall, uart};
+use super::hostcall;
+use crate::uart;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU64, Ordering};
 use spin::mutex::SpinMutex;

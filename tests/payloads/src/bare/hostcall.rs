@@ -1,6 +1,6 @@
 //! Postern's host calls, one function each. The status is returned as it comes; [`OK`](abi::host::OK) is success.
 
-use super::hypercall;
+use crate::hypercall;
 use abi::host;
 
 /// Most repetitions of a call that keeps answering MORE: enough to wipe 16 GiB a frame at a time.

@@ -1,6 +1,6 @@
 //! Per-CPU data: found through a register, so that exception entry code reaches it with one instruction.
 
-use super::cpu;
+use crate::cpu;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
@@ -127,7 +127,7 @@ pub fn index() -> usize {
 }
 
 /// Readies area and stack of CPU `index`; answers the area's address, which that CPU starts with.
-pub(super) fn prepare(index: usize) -> u64 {
+pub(crate) fn prepare(index: usize) -> u64 {
     let area = &AREAS[index];
     area.index.store(index, Ordering::Relaxed);
     // SAFETY: only the address is taken; the stack belongs to that CPU, which is off.
@@ -136,7 +136,7 @@ pub(super) fn prepare(index: usize) -> u64 {
     core::ptr::from_ref(area) as u64
 }
 
-pub(super) fn set_affinities(list: &[u64]) {
+pub(crate) fn set_affinities(list: &[u64]) {
     for (slot, affinity) in AFFINITIES.iter().zip(list) {
         slot.store(*affinity, Ordering::Relaxed);
     }

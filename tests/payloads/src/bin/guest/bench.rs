@@ -30,6 +30,9 @@ pub fn run(world: &World) {
     const COUNT: u64 = 256;
     let name = prefix(world);
     say!("bench: {name}hypercall {}", measure(COUNT, |_| dialect::cheapest_call(world)));
+    if let Some((trap, instruction)) = dialect::TRAP {
+        say!("bench: {name}{trap} {}", measure(COUNT, |_| instruction()));
+    }
     let pages = world.pages(COUNT, BLOCK_SIZE);
     say!("bench: {name}first-touch {}", measure(COUNT, |n| write(pages + n * FRAME_SIZE, 1)));
     say!("bench: {name}share-unshare {}", measure(COUNT, |n| share_unshare(world, pages + n * FRAME_SIZE)));

@@ -8,15 +8,8 @@
 
 extern crate alloc;
 
-#[cfg(target_arch = "aarch64")]
-mod attacks;
-#[cfg(target_arch = "x86_64")]
-#[path = "attacks_x86/mod.rs"]
-mod attacks;
+mod arch;
 mod bench;
-#[cfg_attr(target_arch = "aarch64", path = "dialect/aarch64.rs")]
-#[cfg_attr(target_arch = "x86_64", path = "dialect/x86_64.rs")]
-mod dialect;
 mod functional;
 mod mailbox;
 mod smp;
@@ -25,6 +18,7 @@ mod table;
 mod terminal;
 mod world;
 
+use arch::dialect;
 use payloads::{Boot, config, cpu, power, say};
 use world::World;
 

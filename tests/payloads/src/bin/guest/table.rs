@@ -1,7 +1,7 @@
 //! The tests and how they are run.
 
 use crate::world::{Dialect, World};
-use crate::{attacks, functional, mailbox};
+use crate::{arch, functional, mailbox};
 use alloc::string::String;
 use payloads::mailbox::command;
 use payloads::say;
@@ -25,7 +25,8 @@ pub type Test = (&'static str, For, fn(&World) -> Result<(), String>);
 
 /// Runs the tests that `name` selects.
 pub fn run(world: &World, name: &str) {
-    let lists = [("functional", functional::TESTS), ("attacks", attacks::TESTS)];
+    let lists =
+        [("functional", functional::TESTS), ("functional", arch::FUNCTIONAL), ("attacks", arch::attacks::TESTS)];
     let applies = |test: &&Test| match test.1 {
         For::Both => true,
         For::Realm => world.dialect == Dialect::Realm,

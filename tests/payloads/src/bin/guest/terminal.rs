@@ -1,7 +1,7 @@
 //! Tests that end the guest; each by its own name, and the host says how it ended.
 
-use crate::mailbox;
 use crate::world::{World, read, write};
+use crate::{arch, mailbox};
 use payloads::mailbox::{BASE, GREETING, RESULT, VICTIM_SEED, command};
 use payloads::registers::{self, General, Vector};
 use payloads::{cpu, doom, interrupt, power, say, timer};
@@ -15,7 +15,10 @@ const SECRET: u64 = 0x5ec2_e700_5ec2_e701;
 pub fn run(world: &World, name: &str) -> bool {
     match name {
         "reset" => power::reset(),
-        "off-while-others-run" => off_while_others_run(world),
+        "off-while-others-run" => {
+            others_spin(world);
+            say!("guest: pass off-while-others-run");
+        }
         "all-off" => all_off(),
         "jump-nowhere" => jump_nowhere(world),
         "vectors-nowhere" => doom::vectors(BASE + world.alias),
@@ -23,15 +26,7 @@ pub fn run(world: &World, name: &str) -> bool {
         "spin" => spin(),
         "victim" => victim(world),
         "demo" => demo(world),
-        #[cfg(target_arch = "aarch64")]
-        "aarch32" => aarch32(),
-        #[cfg(target_arch = "x86_64")]
-        "triple-fault" => doom::triple_fault(),
-        #[cfg(target_arch = "x86_64")]
-        "fatal-error" => {
-            payloads::tdcall::vmcall(abi::tdx::vmcall::REPORT_FATAL_ERROR, [0; 4]);
-        }
-        _ => return false,
+        _ => return arch::end(world, name),
     }
     true
 }
@@ -42,15 +37,14 @@ fn all_off() {
     say!("guest: the last vCPU was not switched off");
 }
 
-/// Powers off while the other vCPUs spin.
-fn off_while_others_run(world: &World) {
+/// Has all other vCPUs spin.
+pub fn others_spin(world: &World) {
     for index in 1..world.machine.cpus.len() {
         if let Err(code) = crate::smp::start(index, |_| spin()) {
             say!("guest: FAIL CPU_ON answers {code}");
         }
     }
     timer::delay(20);
-    say!("guest: pass off-while-others-run");
 }
 
 /// Code where there is no memory, and exception vectors there too.
@@ -78,6 +72,7 @@ fn victim(world: &World) {
         interrupt::service();
         let mut load = general;
         registers::prepare_load(&mut load, BASE + world.alias + RESULT);
+        cpu::set_fault_address(VICTIM_SEED);
         registers::around_load(&load);
         if registers::store_vectors() != vectors {
             say!("guest: FAIL victim: the FP registers changed");
@@ -114,14 +109,4 @@ fn spin() {
     loop {
         core::hint::spin_loop();
     }
-}
-
-/// An exception return to AArch32, which the guest does not have at EL1.
-#[cfg(target_arch = "aarch64")]
-fn aarch32() {
-    let found = payloads::attempt!(
-        "msr spsr_el1, {spsr}", "adr {t}, 98f", "msr elr_el1, {t}", "eret", "98:";
-        spsr = in(reg) 0x1d3u64, t = out(reg) _,
-    );
-    say!("guest: illegal exception return gives {found:x?}");
 }

@@ -64,7 +64,7 @@ impl World {
     }
 
     /// Whether this is a realm.
-    #[cfg(target_arch = "aarch64")]
+    #[allow(dead_code, reason = "not every architecture has realms")]
     pub fn is_realm(&self) -> bool {
         self.dialect == Dialect::Realm
     }

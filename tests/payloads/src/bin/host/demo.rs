@@ -95,7 +95,7 @@ fn poke(guest: &Vm) -> Result<(), String> {
         Err(abort) if abort.is_refused() => observed("host-refused-read"),
         other => return Err(format!("the host's read gives {other:x?}")),
     }
-    say!("demo: attack: the host gets an external abort instead of data; now it writes");
+    say!("demo: attack: the host gets an exception instead of data; now it writes");
     match try_write(pa, 0xbad) {
         Err(abort) if abort.is_refused() => observed("host-refused-write"),
         other => return Err(format!("the host's write gives {other:x?}")),

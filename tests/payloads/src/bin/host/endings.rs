@@ -4,11 +4,10 @@
 use crate::bundle::Bundle;
 use crate::launch::{self, Software};
 use crate::platform;
+use crate::siblings::{self, By};
 use crate::vm::End;
-use crate::{run, schedule, siblings, teardown};
+use crate::{arch, run, schedule, teardown};
 use abi::run::exit;
-#[cfg(target_arch = "x86_64")]
-use abi::run::failure;
 use alloc::format;
 use alloc::string::String;
 use core::sync::atomic::Ordering;
@@ -18,7 +17,7 @@ use payloads::{Boot, hostcall, say, timer};
 const LIMIT_MS: u64 = 1500;
 
 /// A test of the tiny guest, and the ends that are right for it.
-type Ending = (&'static str, &'static [fn(&End) -> bool]);
+pub type Ending = (&'static str, &'static [fn(&End) -> bool]);
 
 /// Tests of the tiny guest and the ends that are right. A guest that loops or sleeps for ever harms nobody: it ends when
 /// the host loses patience.
@@ -30,12 +29,6 @@ const ENDINGS: &[Ending] = &[
     ("vectors-nowhere", &[|end| matches!(end, End::Failed(_)), |end| *end == End::Late]),
     ("stack-in-device", &[|end| matches!(end, End::Failed(_)), |end| *end == End::Late]),
     ("spin", &[|end| *end == End::Late]),
-    #[cfg(target_arch = "x86_64")]
-    ("triple-fault", &[|end| *end == End::Failed(failure::SHUTDOWN)]),
-    #[cfg(target_arch = "x86_64")]
-    ("fatal-error", &[|end| *end == End::Failed(failure::FATAL)]),
-    #[cfg(target_arch = "aarch64")]
-    ("aarch32", &[|end| matches!(end, End::Failed(_)), |end| matches!(end, End::Late | End::Off)]),
 ];
 
 /// Runs them all, or the one that `test` names.
@@ -45,7 +38,7 @@ const ENDINGS: &[Ending] = &[
 pub fn run(bundle: &Bundle, boot: &Boot) -> Result<(), String> {
     let wanted = bundle.config.get("test").unwrap_or("all");
     let mut failed = 0;
-    for (name, ends) in ENDINGS.iter().filter(|(name, _)| wanted == "all" || wanted == *name) {
+    for (name, ends) in ENDINGS.iter().chain(arch::ENDINGS).filter(|(name, _)| wanted == "all" || wanted == *name) {
         match one(bundle, boot, name, ends) {
             Ok(end) => say!("ending: pass {name} ({end:?})"),
             Err(reason) => {
@@ -54,9 +47,9 @@ pub fn run(bundle: &Bundle, boot: &Boot) -> Result<(), String> {
             }
         }
     }
-    let siblings = [("siblings-stop-off", exit::SYSTEM_OFF), ("siblings-stop-destroyed", exit::FAILED)];
-    for (name, end) in siblings.iter().filter(|(name, _)| wanted == "all" || wanted == *name) {
-        match siblings::stop(bundle, boot, *end) {
+    let siblings = [("siblings-stop-off", By::Itself), ("siblings-stop-destroyed", By::Host)];
+    for (name, by) in siblings.iter().filter(|(name, _)| wanted == "all" || wanted == *name) {
+        match siblings::stop(bundle, boot, *by) {
             Ok(()) => say!("ending: pass {name}"),
             Err(reason) => {
                 say!("ending: FAIL {name}: {reason}");

@@ -5,6 +5,7 @@
 use crate::demo;
 use crate::vm::{Vcpu, Vm};
 use abi::run;
+use payloads::cpu;
 use payloads::exception;
 use payloads::hostcall;
 use payloads::mailbox::{ARGUMENT, COMMAND, FAULT, LOWER, NOTHING, RESULT, VALUE, command};
@@ -19,6 +20,8 @@ const RESULT_SLOT: usize = 2;
 /// Serves an access to the registers.
 pub fn access(vm: &Vm, offset: u64, write: Option<u64>) -> u64 {
     let slot = |index: usize| &ARGUMENTS[index];
+    // The host has faults of its own, so to speak: the guest may not notice.
+    cpu::set_fault_address(offset);
     match (offset, write) {
         (ARGUMENT, Some(value)) => slot(0).store(value, Ordering::Relaxed),
         (VALUE, Some(value)) => slot(1).store(value, Ordering::Relaxed),

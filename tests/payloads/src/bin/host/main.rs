@@ -7,6 +7,7 @@
 
 extern crate alloc;
 
+mod arch;
 mod attacks;
 mod bench;
 mod bundle;
@@ -15,10 +16,6 @@ mod demo;
 mod endings;
 mod exits;
 mod frames;
-#[cfg(target_arch = "x86_64")]
-mod guest_pc;
-#[cfg(target_arch = "aarch64")]
-mod guest_tree;
 mod launch;
 mod mailbox;
 mod memory;
@@ -30,12 +27,8 @@ mod soak;
 mod teardown;
 mod vm;
 
-#[cfg(target_arch = "x86_64")]
-use guest_pc as platform;
-#[cfg(target_arch = "aarch64")]
-use guest_tree as platform;
-
 use alloc::string::String;
+use arch::platform;
 use bundle::Bundle;
 use core::fmt::Write;
 use payloads::{Boot, hostcall, interrupt, power, say};

@@ -4,9 +4,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use payloads::percpu::{self, CPUS_MAX};
-#[cfg(target_arch = "x86_64")]
-use payloads::timer;
-use payloads::{cpu, interrupt, power, say};
+use payloads::{cpu, interrupt, power, say, timer};
 use spin::mutex::SpinMutex;
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -99,7 +97,7 @@ pub fn wait(cpu: usize) {
 ///
 /// # Errors
 /// It is still busy.
-#[cfg(target_arch = "x86_64")]
+#[allow(dead_code, reason = "for attacks that not every architecture has")]
 pub fn wait_for(cpu: usize, milliseconds: u64) -> Result<(), ()> {
     let end = timer::now() + timer::ticks(milliseconds);
     while BUSY[cpu].load(Ordering::Acquire) {

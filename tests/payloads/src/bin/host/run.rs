@@ -56,7 +56,9 @@ pub fn run(bundle: &Bundle, boot: &Boot) -> Result<(), String> {
     if let Some(limit) = bundle.config.get("limit_ms").and_then(payloads::config::number) {
         vm.time_limit.store(timer::now() + timer::ticks(limit), Ordering::Relaxed);
     }
+    let start = timer::now();
     let end = schedule::run(&vm);
+    say!("host: guest ran for {} ticks", timer::now() - start);
     say!("host: guest ended: {end:?}");
     let returned = teardown::teardown(&vm);
     end.reason().map_or(returned, Err)?;

@@ -4,7 +4,7 @@
 use crate::bundle::Bundle;
 use crate::launch::{self, Software};
 use crate::vm::{End, Vm};
-use crate::{exits, remote, run, teardown};
+use crate::{arch, exits, remote, run, teardown};
 use abi::host::OK;
 use abi::run::{FAILURE, exit, failure};
 use alloc::format;
@@ -20,18 +20,38 @@ const SOON_MS: u64 = 100;
 /// How long the guest may take to end.
 const PATIENCE_MS: u64 = 5000;
 
-/// Ends a guest with two vCPUs as `end` says: [`exit::SYSTEM_OFF`] by its own call, [`exit::FAILED`] by the host's.
+/// How a guest ends itself by a call to Postern while its other vCPUs run.
+pub struct Own {
+    /// The test of the tiny guest.
+    pub test: &'static str,
+    /// What a run of any vCPU gives from then on, [`exit`].
+    pub exit: u64,
+    /// The code of an [`exit::FAILED`].
+    pub why: Option<u64>,
+}
+
+/// Who ends the guest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// The guest, as [`arch::OWN_END`] says.
+    Itself,
+    /// The host, which destroys it.
+    Host,
+}
+
+/// Ends a guest with two vCPUs.
 ///
 /// # Errors
 /// A sentence.
-pub fn stop(bundle: &Bundle, boot: &Boot, end: u64) -> Result<(), String> {
+pub fn stop(bundle: &Bundle, boot: &Boot, by: By) -> Result<(), String> {
     if remote::cpus() < 2 {
         return Ok(());
     }
     let mut shape = run::shape(bundle)?;
     (shape.vcpus, shape.memory) = (2, 32 << 20);
-    let software =
-        Software { kernel: bundle.tiny_guest()?, initrd: None, arguments: "test=off-while-others-run", seed: 1 };
+    let Own { test, exit: own_exit, why: own_why } = arch::OWN_END;
+    let arguments = format!("test={test}");
+    let software = Software { kernel: bundle.tiny_guest()?, initrd: None, arguments: &arguments, seed: 1 };
     let vm = launch::launch(&shape, &software, run::console_line(boot))?;
     let limit = timer::now() + timer::ticks(PATIENCE_MS);
     while !vm.vcpus[1].is_on() {
@@ -41,7 +61,7 @@ pub fn stop(bundle: &Bundle, boot: &Boot, end: u64) -> Result<(), String> {
         }
     }
     let seen = spin(&vm);
-    let ended = if end == exit::SYSTEM_OFF { until_off(&vm, limit) } else { destroy(&vm) };
+    let ended = if by == By::Itself { until_ended(&vm, own_exit, limit) } else { destroy(&vm) };
     let late = timer::now() + timer::ticks(SOON_MS);
     while seen.load(Ordering::Acquire) == RUNNING && timer::now() < late {
         core::hint::spin_loop();
@@ -52,16 +72,21 @@ pub fn stop(bundle: &Bundle, boot: &Boot, end: u64) -> Result<(), String> {
     remote::wake(1);
     remote::wait(1);
     let why = vm.vcpus[1].word(FAILURE);
-    if end == exit::SYSTEM_OFF {
-        teardown::teardown(&vm)?
-    } else {
-        teardown::finish(&vm)?
-    }
+    let (end, code) = match by {
+        By::Itself => {
+            teardown::teardown(&vm)?;
+            (own_exit, own_why)
+        }
+        By::Host => {
+            teardown::finish(&vm)?;
+            (exit::FAILED, Some(failure::DESTROYED))
+        }
+    };
     ended?;
     match found {
         RUNNING => Err(String::from("the other vCPU runs on")),
         _ if found != end => Err(format!("the other vCPU sees end {found}")),
-        exit::FAILED if why != failure::DESTROYED => Err(format!("the other vCPU is told failure {why}")),
+        _ if code.is_some_and(|code| code != why) => Err(format!("the other vCPU is told failure {why}")),
         _ => Ok(()),
     }
 }
@@ -85,17 +110,17 @@ fn spin(vm: &Arc<Vm>) -> Arc<AtomicU64> {
     seen
 }
 
-/// Runs vCPU 0 until it has switched the machine off.
-fn until_off(vm: &Vm, limit: u64) -> Result<(), String> {
+/// Runs vCPU 0 until it has ended the guest.
+fn until_ended(vm: &Vm, end: u64, limit: u64) -> Result<(), String> {
     loop {
         let reply = hostcall::vcpu_run(vm.handle, 0);
-        if reply.status == OK && reply.values[0] == exit::SYSTEM_OFF {
+        if reply.status == OK && reply.values[0] == end {
             return Ok(());
         }
         exits::handle(vm, &vm.vcpus[0], reply.status, reply.values[0]);
         remote::service_interrupts();
         if vm.ended() || timer::now() > limit {
-            return Err(format!("the guest does not switch off: {:?}", vm.end()));
+            return Err(format!("the guest does not end: {:?}", vm.end()));
         }
     }
 }

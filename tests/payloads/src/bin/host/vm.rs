@@ -131,7 +131,7 @@ pub struct Vm {
     /// Its console.
     pub console: SpinMutex<GuestConsole>,
     /// Its other devices.
-    #[cfg_attr(target_arch = "aarch64", expect(dead_code, reason = "there are none"))]
+    #[allow(dead_code, reason = "not every platform has any")]
     pub devices: SpinMutex<Devices>,
     /// Its vCPUs.
     pub vcpus: Vec<Vcpu>,

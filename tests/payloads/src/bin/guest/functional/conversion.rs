@@ -141,14 +141,3 @@ pub fn pinned_page_stays_shared(world: &World) -> Result<(), String> {
     expect!("content", read(page), 0);
     Ok(())
 }
-
-/// Linux sets all its RAM to RAM at boot, the running kernel included.
-#[cfg(target_arch = "aarch64")]
-pub fn set_ram_keeps_content(world: &World) -> Result<(), String> {
-    let page = world.page();
-    write(page, SECRET);
-    payloads::rsi::set_state(world.ram.start, world.ram.end, abi::rsi::RIPAS_RAM)
-        .map_err(|status| format!("IPA_STATE_SET answers {status}"))?;
-    expect!("content", read(page), SECRET);
-    Ok(())
-}

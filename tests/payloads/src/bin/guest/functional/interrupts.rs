@@ -1,20 +1,16 @@
 //! Timer, software and device interrupts.
 
-#[cfg(target_arch = "x86_64")]
-use crate::mailbox;
 use crate::world::World;
 use crate::{expect, require, smp};
 use alloc::string::String;
 use core::sync::atomic::{AtomicU64, Ordering};
-#[cfg(target_arch = "x86_64")]
-use payloads::mailbox::command;
 use payloads::{cpu, interrupt, percpu, power, timer};
 
 /// How long to wait for something that must come.
 const PATIENCE_MS: u64 = 2000;
 
 /// Waits until `condition` holds; `false` when it does not come true.
-fn eventually(condition: impl Fn() -> bool) -> bool {
+pub fn eventually(condition: impl Fn() -> bool) -> bool {
     let end = timer::now() + timer::ticks(PATIENCE_MS);
     while !condition() {
         if timer::now() > end {
@@ -48,62 +44,6 @@ pub fn sgi_to_self(_: &World) -> Result<(), String> {
         let before = area.counted(intid);
         interrupt::send(intid, percpu::index());
         require!(eventually(|| area.counted(intid) == before + 1), "interrupt {intid} did not come");
-    }
-    Ok(())
-}
-
-/// Device interrupts of a GICv3: levels.
-#[cfg(target_arch = "aarch64")]
-mod level {
-    use super::eventually;
-    use crate::world::World;
-    use crate::{expect, mailbox, require};
-    use alloc::string::String;
-    use core::sync::atomic::{AtomicU64, Ordering};
-    use payloads::mailbox::command;
-    use payloads::{exception, gic, percpu, timer};
-
-    /// The device interrupt of the test, and how often it is to come.
-    const DEVICE: u32 = 40;
-    const TIMES: u32 = 3;
-    /// What to add to the mailbox's address, for the handler.
-    static ALIAS: AtomicU64 = AtomicU64::new(0);
-
-    /// Lowers the line at the third interrupt: until then it comes back as soon as it was ended.
-    fn lower_line(intid: u32) {
-        if intid == DEVICE && percpu::this().counted(DEVICE).is_multiple_of(TIMES) {
-            mailbox::lower(ALIAS.load(Ordering::Relaxed), DEVICE);
-        }
-    }
-
-    /// A level interrupt that the host raises comes again and again until it is lowered, and then no more.
-    pub fn device(world: &World) -> Result<(), String> {
-        let area = percpu::this();
-        ALIAS.store(world.alias, Ordering::Relaxed);
-        exception::on_interrupt(lower_line);
-        gic::enable_spi(DEVICE);
-        for round in 1..=4 {
-            mailbox::ask(world, command::INTERRUPT, DEVICE.into(), 1);
-            require!(eventually(|| area.counted(DEVICE) >= round * TIMES), "the interrupt did not come often enough");
-            timer::delay(3);
-            expect!("interrupts", area.counted(DEVICE), round * TIMES);
-        }
-        Ok(())
-    }
-}
-#[cfg(target_arch = "aarch64")]
-pub use level::device;
-
-/// A message that the host sends comes exactly once, on the vCPU and with the vector that it names.
-#[cfg(target_arch = "x86_64")]
-pub fn device(world: &World) -> Result<(), String> {
-    const DEVICE: u32 = 0x62;
-    let area = percpu::this();
-    for round in 1..=4 {
-        mailbox::ask(world, command::INTERRUPT, DEVICE.into(), 1);
-        require!(eventually(|| area.counted(DEVICE) >= round), "the interrupt did not come");
-        timer::delay(3);
-        expect!("interrupts", area.counted(DEVICE), round);
     }
     Ok(())
 }

@@ -43,6 +43,21 @@ pub fn vectors_kept(world: &World) -> Result<(), String> {
     Ok(())
 }
 
+/// Where the last fault was, which a handler that is interrupted has yet to ask.
+pub fn fault_address_kept(world: &World) -> Result<(), String> {
+    for round in 1..50u64 {
+        let address = round << 40 | 0xfeed_0000;
+        cpu::set_fault_address(address);
+        payloads::device::read64(BASE + world.alias + RESULT);
+        expect!("the fault address after an MMIO exit", cpu::fault_address(), address);
+        let before = percpu::this().counted(timer::INTID);
+        timer::fire_at(timer::now() + timer::ticks(1));
+        cpu::sleep_until(|| percpu::this().counted(timer::INTID) != before);
+        expect!("the fault address after waiting", cpu::fault_address(), address);
+    }
+    Ok(())
+}
+
 pub fn clock_is_monotonic(world: &World) -> Result<(), String> {
     let mut last = timer::now();
     for _ in 0..500 {

@@ -2,8 +2,8 @@
 
 use super::scene::{Scene, Toy};
 use super::{Attack, all_same, attack, status};
-use crate::frames;
 use crate::platform::{GICD_BASE, GICR_BASE, RAM_BASE};
+use crate::{arch, frames};
 use abi::host::{self, ADDRESS, INVALID, LIMIT, OK, OWNER, VmConfig};
 use abi::{BLOCK_SIZE, FRAME_SIZE};
 use alloc::string::String;
@@ -132,34 +132,8 @@ fn bad_ram(scene: &mut Scene) -> Result<i64, String> {
     )
 }
 
-/// There is none at an address that a guest of x86-64 could have.
-#[cfg(target_arch = "x86_64")]
 fn bad_controller(scene: &mut Scene) -> Result<i64, String> {
-    each(
-        scene,
-        &[
-            |config| config.gicd_base = 1,
-            |config| config.gicr_base = 1,
-            |config| config.gicd_base = 0xfec0_0000,
-            |config| config.gicr_base = u64::MAX,
-        ],
-    )
-}
-
-#[cfg(target_arch = "aarch64")]
-fn bad_controller(scene: &mut Scene) -> Result<i64, String> {
-    each(
-        scene,
-        &[
-            |config| config.gicd_base += 1,
-            |config| config.gicd_base = RAM_BASE,
-            |config| config.gicr_base = RAM_BASE,
-            |config| config.gicr_base = config.gicd_base,
-            |config| config.gicd_base = u64::MAX - 0xfff,
-            |config| config.gicr_base = 1 << 52,
-            |config| config.gicr_base += 0x800,
-        ],
-    )
+    each(scene, arch::machine::BAD_CONTROLLERS)
 }
 
 fn meta_call(scene: &Scene, meta: u64, count: u64) -> Result<i64, String> {

@@ -154,15 +154,16 @@ fn block_with_foreign_frame(scene: &mut Scene) -> Result<i64, String> {
 }
 
 fn block_with_run_page(scene: &mut Scene) -> Result<i64, String> {
-    let toy = scene.toy()?;
-    let block = scene.run_page & !(BLOCK_SIZE - 1);
-    Ok(match hostcall::vm_donate(toy.handle, block, Toy::RAM, 512) {
-        // Other frames of that block may be gone too: then this is the refusal that comes first.
-        OWNER => BUSY,
-        // Below 1 MiB of a PC there are holes, and run pages are taken from such remains.
-        ADDRESS if cfg!(target_arch = "x86_64") => BUSY,
-        status => status,
-    })
+    let (mut owner, mut toy) = (scene.toy()?, scene.toy()?);
+    let block = toy.block()?;
+    match hostcall::vcpu_create(owner.handle, 0, block + 5 * FRAME_SIZE) {
+        OK => {}
+        status => return Err(format!("VCPU_CREATE answers {status}")),
+    }
+    let found = hostcall::vm_donate(toy.handle, block, Toy::RAM, 512);
+    owner.destroy()?;
+    toy.destroy()?;
+    Ok(found)
 }
 
 fn block_over_page(scene: &mut Scene) -> Result<i64, String> {

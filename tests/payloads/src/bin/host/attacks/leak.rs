@@ -11,11 +11,17 @@ use alloc::format;
 use alloc::string::String;
 use payloads::mailbox::VICTIM_SEED;
 use payloads::registers::{self, General, Vector};
-use payloads::timer;
+use payloads::{cpu, hostcall, timer};
 
 pub const ATTACKS: &[Attack] = &[
     attack("registers-after-exit", "guest registers in the host's after a run", &[OK], general),
     attack("fp-after-exit", "guest FP and SIMD registers in the host's after a run", &[OK], vectors),
+    attack(
+        "fault-address-after-exit",
+        "the address of a guest's last fault in the host's register",
+        &[OK],
+        fault_address,
+    ),
     attack("run-page-after-exit", "guest registers in the run page", &[OK], run_page),
     attack("run-page-garbage", "a run page full of rubbish before each run", &[OK], garbage),
 ];
@@ -24,7 +30,7 @@ pub const ATTACKS: &[Attack] = &[
 const RUNS: u64 = 40;
 
 /// Runs the victim with the host's registers filled, then handles the exit as a VMM has to.
-pub(super) fn run_victim(scene: &Scene, seed: u64) -> (General, General) {
+pub fn run_victim(scene: &Scene, seed: u64) -> (General, General) {
     let vcpu = &scene.victim.vcpus[0];
     let mut input: General = registers::pattern(seed);
     let [number, handle, index] = registers::ARGUMENTS;
@@ -62,6 +68,25 @@ fn vectors(scene: &mut Scene) -> Result<i64, String> {
         let found = registers::store_vectors();
         if let Some(n) = (0..mine.len()).find(|n| found[*n] != mine[*n]) {
             return Err(format!("vector {} changed in run {round}", n / 2));
+        }
+    }
+    Ok(OK)
+}
+
+/// The victim has faulted somewhere: the host may not learn where, and keeps what it had.
+fn fault_address(scene: &mut Scene) -> Result<i64, String> {
+    let vcpu = &scene.victim.vcpus[0];
+    for round in 0..RUNS {
+        let mine = round << 40 | 0xbeef_0000;
+        timer::fire_at(timer::now() + timer::ticks(2));
+        cpu::set_fault_address(mine);
+        let reply = hostcall::vcpu_run(scene.victim.handle, vcpu.index);
+        let found = cpu::fault_address();
+        timer::stop();
+        remote::service_interrupts();
+        exits::handle(&scene.victim, vcpu, reply.status, reply.values[0]);
+        if found != mine {
+            return Err(format!("it went from {mine:#x} to {found:#x} in run {round}"));
         }
     }
     Ok(OK)

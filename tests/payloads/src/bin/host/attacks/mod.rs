@@ -5,19 +5,15 @@ mod access;
 mod create;
 mod donate;
 mod info;
-mod leak;
+pub mod leak;
 mod lifecycle;
 mod load;
-#[cfg(target_arch = "aarch64")]
-mod machine;
-#[cfg(target_arch = "x86_64")]
-#[path = "machine_x86.rs"]
-mod machine;
 mod pins;
 mod race;
-mod scene;
+pub mod scene;
 mod vcpu;
 
+use crate::arch::machine;
 use crate::bundle::Bundle;
 use abi::host;
 use alloc::format;
@@ -33,7 +29,8 @@ pub struct Attack {
     act: fn(&mut Scene) -> Result<i64, String>,
 }
 
-const fn attack(
+/// A line of a table of attacks.
+pub const fn attack(
     name: &'static str,
     what: &'static str,
     expected: &'static [i64],
@@ -65,10 +62,9 @@ pub fn run(bundle: &Bundle, boot: &Boot) -> Result<(), String> {
     let wanted = bundle.config.get("test").unwrap_or("all");
     let mut scene = Scene::new(bundle, boot)?;
     let (mut passed, mut failed) = (0, 0);
-    for attack in TABLES.iter().flat_map(|table| table.iter()) {
-        if wanted != "all" && wanted.split(',').all(|name| name != attack.name) {
-            continue;
-        }
+    let named = |attack: &&Attack| wanted.split(',').any(|name| name == attack.name);
+    let tables = TABLES.iter().flat_map(|table| table.iter()).filter(|attack| wanted == "all" || named(attack));
+    for attack in tables.chain(machine::LAST.iter().filter(named)) {
         match judge(attack, &mut scene) {
             Ok(()) => {
                 say!("attack: pass {}", attack.name);
@@ -104,7 +100,7 @@ fn judge(attack: &Attack, scene: &mut Scene) -> Result<(), String> {
 }
 
 /// The status of all of `statuses`, when they are the same; else which one differs.
-fn all_same(statuses: impl IntoIterator<Item = i64>) -> Result<i64, String> {
+pub fn all_same(statuses: impl IntoIterator<Item = i64>) -> Result<i64, String> {
     let mut first = None;
     for (n, status) in statuses.into_iter().enumerate() {
         if *first.get_or_insert(status) != status {
@@ -115,6 +111,6 @@ fn all_same(statuses: impl IntoIterator<Item = i64>) -> Result<i64, String> {
 }
 
 /// The status of a call that has a result.
-fn status<T>(result: Result<T, i64>) -> i64 {
+pub fn status<T>(result: Result<T, i64>) -> i64 {
     result.err().unwrap_or(host::OK)
 }

@@ -21,6 +21,7 @@ pub const ATTACKS: &[Attack] = &[
     attack("race-run-page", "a run page rewritten while the vCPU runs", &[OK], run_page),
     attack("race-create-config", "a configuration changed while it is read", &[OK], create_config),
     attack("race-touch-while-donating", "reads of a frame while it is given away", &[OK], touch_while_donating),
+    attack("race-stale-translation", "reads of a frame that has been given away", &[OK], stale_translations),
 ];
 
 /// Whether there is a second CPU; without one there is nothing to race.
@@ -327,4 +328,47 @@ fn touch_while_donating(scene: &mut Scene) -> Result<i64, String> {
         return Err(format!("the other CPU saw {strange:#x}"));
     }
     problem.map_or(Ok(OK), Err)
+}
+
+/// Another CPU reads a frame all the time, without ever leaving for Postern. Once the frame's donation has been answered, its
+/// next read is refused: no translation outlives it in that CPU's TLB.
+fn stale_translations(scene: &mut Scene) -> Result<i64, String> {
+    if alone() {
+        return Ok(OK);
+    }
+    let frame = frames::zeroed_frame().ok_or("out of memory")?;
+    for round in 0..20 {
+        let donated = Arc::new(AtomicBool::new(false));
+        let late = Arc::new(AtomicU64::new(0));
+        let (seen, reads) = (Arc::clone(&donated), Arc::clone(&late));
+        remote::run_on(1, move || {
+            payloads::cpu::mask_interrupts();
+            for _ in 0..5_000_000 {
+                let over = seen.load(Ordering::Acquire);
+                match payloads::exception::try_read(frame) {
+                    Ok(_) if over => {
+                        reads.store(1, Ordering::Release);
+                        break;
+                    }
+                    Ok(_) => {}
+                    Err(_) => break,
+                }
+            }
+            payloads::cpu::unmask_interrupts();
+        });
+        timer::delay(1);
+        let mut toy = scene.toy()?;
+        let status = toy.donate(frame, 0);
+        donated.store(true, Ordering::Release);
+        remote::wait(1);
+        toy.destroy()?;
+        if status != OK {
+            return Err(format!("donate answers {status}"));
+        }
+        if late.load(Ordering::Acquire) != 0 {
+            return Err(format!("round {round}: the other CPU still reads the frame"));
+        }
+    }
+    frames::free_frame(frame);
+    Ok(OK)
 }

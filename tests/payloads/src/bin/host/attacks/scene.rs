@@ -40,7 +40,7 @@ pub struct Scene {
     pub run_page: u64,
     /// A frame of Postern's own.
     pub postern: u64,
-    /// Registers of a device.
+    /// Registers of a device: the interrupt controller.
     pub device: u64,
     /// An address with nothing behind it.
     pub hole: u64,
@@ -48,9 +48,6 @@ pub struct Scene {
     pub ram: Range<u64>,
     /// Dialect of the victim and the toys.
     pub dialect: u64,
-    /// Interrupt controller.
-    #[cfg(target_arch = "aarch64")]
-    pub distributor: u64,
 }
 
 impl Scene {
@@ -82,8 +79,6 @@ impl Scene {
             ram: start..end,
             dialect,
             victim,
-            #[cfg(target_arch = "aarch64")]
-            distributor: boot.machine.distributor,
         })
     }
 

@@ -3,8 +3,12 @@
 use crate::world::{World, read, write};
 use crate::{expect, require};
 use abi::{FRAME_SIZE, pkvm as ids, psci as psci_ids, rsi as rsi_ids, smccc as smccc_ids};
+use alloc::format;
 use alloc::string::String;
 use payloads::{pkvm as calls, psci as conduit, rsi as realm, smccc};
+
+/// What a page of the guest's holds.
+const KEPT: u64 = 0x5ec2_e700_5ec2_e701;
 
 pub fn psci(_: &World) -> Result<(), String> {
     expect!("PSCI_VERSION", conduit::psci(psci_ids::VERSION, 0, 0, 0) as u64, psci_ids::VERSION_1_1);
@@ -77,5 +81,15 @@ pub fn pkvm(world: &World) -> Result<(), String> {
     let uart = world.machine.uarts.first().copied().unwrap_or(0);
     expect!("MMIO_GUARD", calls::mmio_guard(uart), 0);
     expect!("MMIO_GUARD again", calls::mmio_guard(uart), 0);
+    Ok(())
+}
+
+/// Linux sets all its RAM to RAM at boot, the running kernel included.
+pub fn set_ram_keeps_content(world: &World) -> Result<(), String> {
+    let page = world.page();
+    write(page, KEPT);
+    realm::set_state(world.ram.start, world.ram.end, rsi_ids::RIPAS_RAM)
+        .map_err(|status| format!("IPA_STATE_SET answers {status}"))?;
+    expect!("content", read(page), KEPT);
     Ok(())
 }

@@ -1,9 +1,11 @@
 //! The machine itself: privileged instructions, registers and messages between CPUs that could reach Postern.
 
-use super::scene::Scene;
-use super::{Attack, all_same, attack, status};
-use crate::remote;
-use abi::host::{self, INVALID, NO_SUCH, NOT_SUPPORTED, OK};
+use crate::attacks::scene::{Scene, TOY_MEMORY, TOY_META, Toy};
+use crate::attacks::{Attack, all_same, attack, status};
+use crate::platform::{GICD_BASE, GICR_BASE};
+use crate::{frames, remote, teardown};
+use abi::host::{self, INVALID, NO_SUCH, NOT_SUPPORTED, OK, VmConfig};
+use abi::run::exit;
 use alloc::format;
 use alloc::string::String;
 use payloads::exception::Abort;
@@ -26,7 +28,29 @@ pub const ATTACKS: &[Attack] = &[
     attack("irq-exceptions", "exceptions sent to a guest as device interrupts", &[INVALID], irq_exceptions),
     attack("irq-no-such-vcpu", "a device interrupt for a vCPU that is not there", &[INVALID, NO_SUCH], irq_no_vcpu),
     attack("nmi-to-all", "non-maskable interrupts to every CPU", &[OK], nmi_to_all),
+    attack("debug-exceptions", "breakpoints by address and INT1, which Postern sees first", &[OK], debug_exceptions),
+    attack("init-storm", "thousands of INIT and start-up messages of every kind", &[OK], init_storm),
+    attack(
+        "registers-ignored",
+        "registers whose writes are ignored, and ones that are hidden",
+        &[OK],
+        ignored_registers,
+    ),
+    attack("run-page-vmcs", "a run page that looks like a VMCS", &[OK], vmcs_in_run_page),
+    attack("metadata-vmcs", "metadata that looks like a VMCS when it is given", &[OK], vmcs_in_metadata),
 ];
+
+/// Interrupt controllers that no guest can have: there is none at an address on x86-64.
+pub const BAD_CONTROLLERS: &[fn(&mut VmConfig)] = &[
+    |config| config.gicd_base = 1,
+    |config| config.gicr_base = 1,
+    |config| config.gicd_base = 0xfec0_0000,
+    |config| config.gicr_base = u64::MAX,
+];
+
+/// Attacks that end the machine: each runs only when it is named, and alone.
+pub const LAST: &[Attack] =
+    &[attack("triple-fault", "a host that shuts down, which Postern answers by switching off", &[], triple_fault)];
 
 fn unknown_calls(scene: &mut Scene) -> Result<i64, String> {
     let numbers = [host::BASE - 1, host::END, 0, 1, u64::MAX, 1 << 63, host::VERSION | 1 << 32];
@@ -286,4 +310,153 @@ fn nmi_to_all(scene: &mut Scene) -> Result<i64, String> {
     timer::delay(2);
     all_alive()?;
     if counted() == before { Err(String::from("not one arrived")) } else { Ok(OK) }
+}
+
+/// A breakpoint by address, and INT1: Postern sees both before the host does.
+fn debug_exceptions(_: &mut Scene) -> Result<i64, String> {
+    let debug = |found: Result<(), Abort>| found.err().map(|abort| abort.vector());
+    let status = || {
+        let value: u64;
+        // SAFETY: reads a register.
+        unsafe { core::arch::asm!("mov {0}, dr6", out(reg) value, options(nomem, nostack, preserves_flags)) };
+        value
+    };
+    for round in 0..50 {
+        let found = debug(attempt!(
+            "lea {a}, [rip + 77f]", "mov dr0, {a}", "mov {a:e}, 0x401", "mov dr7, {a}", "77:", "nop";
+            a = out(reg) _,
+        ));
+        let cause = status();
+        let _ = attempt!("mov dr7, {a}", "mov dr6, {b}"; a = in(reg) 0x400u64, b = in(reg) 0xffff_0ff0u64,);
+        if found != Some(1) || cause & 0xf != 1 {
+            return Err(format!("round {round}: a breakpoint gives {found:?}, DR6 {cause:#x}"));
+        }
+        let found = debug(attempt!(".byte 0xf1";));
+        if found != Some(1) {
+            return Err(format!("round {round}: INT1 gives {found:?}"));
+        }
+    }
+    Ok(OK)
+}
+
+/// Both CPUs' worth of INIT and start-up messages with any vector and any way to say whom, thousands of them.
+fn init_storm(_: &mut Scene) -> Result<i64, String> {
+    let Some(last) = last() else { return Ok(OK) };
+    let others = 3u64 << 18;
+    remote::park_one();
+    let mut state = 88_172_645_463_325_252u64;
+    for _ in 0..3000 {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        // Pages in the first 64 KiB, all zeroes or firmware's: whatever runs there faults or spins.
+        let page = state >> 8 & 7;
+        let id = percpu::affinity(last);
+        match state & 7 {
+            0 => apic::send(apic::command::INIT | others, 0),
+            1 => apic::send(apic::command::STARTUP | others | 0x90 | page, 0),
+            2 => apic::send(apic::command::STARTUP | 0x90 | page, id),
+            3 => apic::send(apic::command::INIT | 1 << 11, id >> 4 << 16 | 1 << (id & 15)),
+            4 => apic::send(apic::command::NMI, id),
+            _ => apic::send(apic::command::INIT, id),
+        }
+    }
+    apic::send(apic::command::INIT, percpu::affinity(last));
+    timer::delay(2);
+    payloads::forget_cpu(last);
+    remote::unpark()?;
+    all_alive().map(|()| OK)
+}
+
+/// Writes that real machines take, and that would let the host change Postern's time or memory types.
+fn ignored_registers(_: &mut Scene) -> Result<i64, String> {
+    let before = cpu::rdmsr(0x10);
+    for index in [0x10u32, 0x3b, 0x79, 0x1a0, 0x2ff, 0x200, 0x26f] {
+        try_wrmsr(index, 0x1234).map_err(|abort| format!("{index:#x}: {abort}"))?;
+    }
+    for (index, value) in [(0x570u32, 1u64), (0x560, 0x1000), (0x17d0, 0x1000), (0x3f1, 1), (0x600, 0), (0x3a, 5)] {
+        refused("a register", try_wrmsr(index, value))?;
+    }
+    if cpu::rdmsr(0x10) < before { Err(String::from("the TSC went back")) } else { Ok(OK) }
+}
+
+/// A page that a CPU would take for a VMCS: the revision, and fields full of what would matter most if it were one.
+fn fill_like_vmcs(page: u64, postern: u64) {
+    // Revisions of real and emulated CPUs: Bochs, KVM, Intel's from Nehalem on.
+    const REVISIONS: [u64; 5] = [0x2b, 0x11e5_7ed0, 4, 0xe, 0x12];
+    for word in 0..abi::FRAME_SIZE / 8 {
+        let value = match word {
+            0 => REVISIONS[(page >> 12) as usize % REVISIONS.len()],
+            _ if word % 3 == 0 => postern,
+            _ if word % 3 == 1 => u64::MAX,
+            _ => 0x681e_0000_681e ^ word << 48,
+        };
+        frames::write(page + word * 8, value);
+    }
+}
+
+/// The victim runs on, its run page rewritten before each run.
+fn vmcs_in_run_page(scene: &mut Scene) -> Result<i64, String> {
+    let page = scene.run_page;
+    let statuses = (0..50).map(|_| {
+        fill_like_vmcs(page, scene.postern);
+        timer::fire_at(timer::now() + timer::ticks(1));
+        let reply = hostcall::vcpu_run(scene.victim.handle, 0);
+        remote::service_interrupts();
+        reply.status
+    });
+    let found = all_same(statuses);
+    timer::stop();
+    (0..abi::FRAME_SIZE / 8).for_each(|word| frames::write(page + word * 8, 0));
+    found
+}
+
+/// The frames become VMCS, tables and register pages of a guest: what the host has left in them may not count.
+fn vmcs_in_metadata(scene: &mut Scene) -> Result<i64, String> {
+    let mut spare = scene.toy()?;
+    let pages = [spare.frame()?, spare.frame()?, spare.frame()?];
+    let meta = frames::contiguous(TOY_META).ok_or("out of memory")?;
+    (0..TOY_META).for_each(|n| fill_like_vmcs(meta + n * abi::FRAME_SIZE, scene.postern));
+    let config = [scene.dialect, 2, Toy::RAM, TOY_MEMORY, GICD_BASE, GICR_BASE];
+    (0..).step_by(8).zip(config).for_each(|(at, word)| frames::write(pages[2] + at, word));
+    let step = host::FRAMES_PER_CALL;
+    let handle = hostcall::vm_create(pages[2], meta, step).map_err(|status| format!("VM_CREATE answers {status}"))?;
+    for n in (step..TOY_META).step_by(step as usize) {
+        hostcall::vm_donate_meta(handle, meta + n * abi::FRAME_SIZE, step)
+            .map_err(|status| format!("VM_DONATE_META answers {status}"))?;
+    }
+    let ran = run_empty(handle, [pages[0], pages[1]]);
+    teardown::destroy(handle)?;
+    for frame in (meta..).step_by(abi::FRAME_SIZE as usize).take(TOY_META as usize) {
+        teardown::check_returned(frame)?;
+    }
+    frames::free_contiguous(meta, TOY_META);
+    ran.map(|()| OK)
+}
+
+/// Runs both vCPUs of a VM that has no memory at all: the first instruction is asked for.
+fn run_empty(handle: u64, run_pages: [u64; 2]) -> Result<(), String> {
+    for (index, page) in (0..).zip(run_pages) {
+        let status = hostcall::vcpu_create(handle, index, page);
+        if status != OK {
+            return Err(format!("VCPU_CREATE answers {status}"));
+        }
+    }
+    let sealed = hostcall::vm_seal(handle, Toy::RAM, 0);
+    if sealed != OK {
+        return Err(format!("VM_SEAL answers {sealed}"));
+    }
+    for index in [0, 1, 0, 1] {
+        let reply = hostcall::vcpu_run(handle, index);
+        remote::service_interrupts();
+        if reply.status != OK || ![exit::MEMORY_FAULT, exit::INTERRUPT].contains(&reply.values[0]) {
+            return Err(format!("a run of vCPU {index} answers {} {}", reply.status, reply.values[0]));
+        }
+    }
+    Ok(())
+}
+
+/// Not survived; Postern's log has the last word.
+fn triple_fault(_: &mut Scene) -> Result<i64, String> {
+    payloads::doom::triple_fault()
 }

@@ -69,6 +69,20 @@ pub fn barrier() {
     unsafe { asm!("dsb sy", "isb", options(nostack, preserves_flags)) };
 }
 
+/// FAR_EL1: where the last abort was.
+pub fn fault_address() -> u64 {
+    let value: u64;
+    // SAFETY: reads a register.
+    unsafe { asm!("mrs {0}, far_el1", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Sets what [`fault_address`] reads, until the next abort.
+pub fn set_fault_address(value: u64) {
+    // SAFETY: the register has no effect.
+    unsafe { asm!("msr far_el1, {0}", "isb", in(reg) value, options(nomem, nostack, preserves_flags)) };
+}
+
 /// Affinity fields of the calling CPU's MPIDR.
 pub fn affinity() -> u64 {
     let value: u64;

@@ -121,6 +121,19 @@ pub fn debug_registers(_: &World) -> Result<(), String> {
     timer_still_works()
 }
 
+/// A debug exception right behind MOV SS or STI while single-stepping: what a hypervisor that hands it on must set straight
+/// (Linux commit b9bed78e2fa9), or the next entry fails. User programs can do the first.
+pub fn debug_in_shadow(_: &World) -> Result<(), String> {
+    let behind_mov_ss = attempt!(
+        "pushfq", "or qword ptr [rsp], 0x100", "mov {s:e}, ss", "popfq", "mov ss, {s:e}", ".byte 0xf1"; s = out(reg) _,
+    );
+    let behind_sti = attempt!("cli", "pushfq", "or qword ptr [rsp], 0x100", "popfq", "sti", ".byte 0xf1";);
+    for (name, found) in [("MOV SS", behind_mov_ss), ("STI", behind_sti)] {
+        require!(found.err().is_some_and(|abort| abort.vector() == 1), "INT1 behind {name}: {found:x?}");
+    }
+    timer_still_works()
+}
+
 pub fn cache_instructions(world: &World) -> Result<(), String> {
     let page = world.page();
     (0..512).for_each(|n| crate::world::write(page + n * 8, n ^ 0x77));

@@ -22,3 +22,6 @@ pub mod uart;
 
 pub use devicetree::Machine;
 pub use start::{Boot, secondary_entry, start_cpu};
+
+/// Where a guest has the test device, [`crate::mailbox`].
+pub const MAILBOX: u64 = 0x0a00_0000;

@@ -34,6 +34,7 @@ pub const TESTS: &[Test] = &[
     ("msr-everything", For::Tdx, cpu::msr_everything),
     ("control-registers", For::Tdx, cpu::control_registers),
     ("debug-registers", For::Tdx, cpu::debug_registers),
+    ("debug-in-shadow", For::Tdx, cpu::debug_in_shadow),
     ("cache-instructions", For::Tdx, cpu::cache_instructions),
     ("halt-storm", For::Tdx, cpu::halt_storm),
     ("undefined-instructions", For::Tdx, cpu::undefined),

@@ -1,7 +1,7 @@
 //! The host's SVE registers around runs of a guest that uses FP and SIMD, at every vector length.
 
-use super::super::leak;
-use super::Scene;
+use crate::attacks::leak;
+use crate::attacks::scene::Scene;
 use abi::host::OK;
 use alloc::format;
 use alloc::string::String;

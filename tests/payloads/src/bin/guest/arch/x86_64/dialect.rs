@@ -38,3 +38,8 @@ pub fn share_unshare(_: &World, page: u64) -> bool {
     let shared = tdcall::map_gpa_once(page | tdcall::shared_bit(), FRAME_SIZE).0 == 0;
     shared && tdcall::map_gpa_once(page, FRAME_SIZE).0 == 0 && tdcall::accept(page, 0) == 0
 }
+
+/// An instruction that the hypervisor answers by itself, and its name.
+pub const TRAP: Option<(&str, fn())> = Some(("cpuid", || {
+    core::hint::black_box(payloads::cpu::cpuid(1, 0));
+}));

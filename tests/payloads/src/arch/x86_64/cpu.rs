@@ -128,6 +128,20 @@ pub fn barrier() {
     unsafe { asm!("mfence", options(nostack, preserves_flags)) };
 }
 
+/// CR2: where the last page fault was.
+pub fn fault_address() -> u64 {
+    let value: u64;
+    // SAFETY: reads a register.
+    unsafe { asm!("mov {0}, cr2", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Sets what [`fault_address`] reads, until the next page fault.
+pub fn set_fault_address(value: u64) {
+    // SAFETY: the register has no effect.
+    unsafe { asm!("mov cr2, {0}", in(reg) value, options(nomem, nostack, preserves_flags)) };
+}
+
 /// The calling CPU's x2APIC ID.
 pub fn affinity() -> u64 {
     super::apic::id()

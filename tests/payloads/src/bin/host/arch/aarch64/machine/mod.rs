@@ -2,9 +2,10 @@
 
 mod sve;
 
-use super::scene::Scene;
-use super::{Attack, all_same, attack};
-use abi::host::{self, NOT_SUPPORTED, OK};
+use crate::attacks::scene::Scene;
+use crate::attacks::{Attack, all_same, attack};
+use crate::platform::RAM_BASE;
+use abi::host::{self, NOT_SUPPORTED, OK, VmConfig};
 use abi::{pkvm, psci, rsi, smccc as ids};
 use alloc::format;
 use alloc::string::String;
@@ -33,6 +34,20 @@ pub const ATTACKS: &[Attack] = &[
     attack("fw-cfg-dma", "the emulator's own DMA, which knows no stage 2", &[OK], fw_cfg),
     attack("gic-garbage", "odd accesses to what Postern filters of the GIC", &[OK], gic_garbage),
 ];
+
+/// Interrupt controllers that no guest can have: unaligned, in RAM, one over the other, or beyond every address.
+pub const BAD_CONTROLLERS: &[fn(&mut VmConfig)] = &[
+    |config| config.gicd_base += 1,
+    |config| config.gicd_base = RAM_BASE,
+    |config| config.gicr_base = RAM_BASE,
+    |config| config.gicr_base = config.gicd_base,
+    |config| config.gicd_base = u64::MAX - 0xfff,
+    |config| config.gicr_base = 1 << 52,
+    |config| config.gicr_base += 0x800,
+];
+
+/// Attacks that end the machine: none, as there is nothing here that Postern could not refuse.
+pub const LAST: &[Attack] = &[];
 
 fn unknown_call(_: &mut Scene) -> Result<i64, String> {
     let numbers = (host::END..host::END + 64).chain([host::BASE - 1, 0, host::BASE & 0xffff, 0x8600_5000, 0xc700_5000]);
@@ -169,7 +184,7 @@ fn el2_registers(_: &mut Scene) -> Result<i64, String> {
 
 /// On QEMU's `virt` the ITS is 512 KiB above the distributor: absent, or out of reach.
 fn its(scene: &mut Scene) -> Result<i64, String> {
-    let its = scene.distributor + 0x8_0000;
+    let its = scene.device + 0x8_0000;
     for offset in [0, 0x4, 0x8, 0x80, 0x88, 0x90, 0x100, 0x1_0000, 0x1_0040] {
         if let Ok(value) = try_read32(its + offset)
             && value != 0

@@ -56,3 +56,6 @@ pub fn share_unshare(world: &World, page: u64) -> bool {
         payloads::pkvm::share(page) == 0 && payloads::pkvm::unshare(page) == 0
     }
 }
+
+/// An instruction that the hypervisor answers by itself, and its name: there is none that programs use often.
+pub const TRAP: Option<(&str, fn())> = None;

@@ -22,3 +22,6 @@ pub mod uart;
 
 pub use machine::Machine;
 pub use start::{Boot, forget as forget_cpu, secondary_entry, start_cpu};
+
+/// Where a guest has the test device, [`crate::mailbox`].
+pub const MAILBOX: u64 = 0xfe00_0000;

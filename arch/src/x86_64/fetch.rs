@@ -1,0 +1,93 @@
+//! Where the last TDCALL was, so that the next one from there needs no walk of the guest's tables.
+//!
+//! What is remembered is where the words of that walk are, not what they lead to: each time they are read again, from the
+//! guest's memory, and have to say what they said. So a guest that changes its tables or its code is always understood
+//! as the CPU understands it. What can go stale is only where a guest's page is; [`tlb::Place`] tells when any has moved,
+//! and is looked at after all that is read: what was read while a page went to somebody else is not used.
+
+use super::tlb::Place;
+use super::walk::{Miss, PAGE_BITS, Paging};
+use core::sync::atomic::{AtomicU64, Ordering};
+use guestmem::{OwnerId, Pfn};
+
+/// Levels of a guest's tables.
+const LEVELS: usize = 4;
+/// Accessed and dirty, which the CPU sets by itself.
+const USED: u64 = 1 << 5 | 1 << 6;
+/// The last place in a page from which four bytes are within two words of it.
+const LAST: u64 = PAGE_BITS - 11;
+
+/// An entry of a guest's tables: where it is, and what it says.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    word: u64,
+    value: u64,
+    place: Place,
+}
+
+/// The walk to one page of code.
+#[derive(Clone, Debug)]
+pub struct Fetch {
+    paging: Paging,
+    page: u64,
+    steps: [Option<Step>; LEVELS],
+    code: Pfn,
+    place: Place,
+}
+
+/// Reads a word of RAM, whosever it is.
+fn read(word: u64) -> u64 {
+    // SAFETY: a multiple of eight in a frame of RAM, which is mapped at its physical address for good; atomics make
+    // accesses that race with the guest's or the host's defined.
+    unsafe { &*(word as *const AtomicU64) }.load(Ordering::Acquire)
+}
+
+impl Fetch {
+    /// Walks to the page of `linear`. `frame` gives the frame of a page of the guest `owner`'s private memory.
+    ///
+    /// # Errors
+    /// [`Miss`].
+    pub fn walk(
+        paging: Paging,
+        linear: u64,
+        owner: OwnerId,
+        mut frame: impl FnMut(u64) -> Option<Pfn>,
+    ) -> Result<Self, Miss> {
+        let mut steps = [None; LEVELS];
+        let mut free = steps.iter_mut();
+        let mut find = |address: u64| {
+            // Before the look-up: it may be outdated when it is done.
+            let place = Place::now(owner, address);
+            Some((frame(address)?, place))
+        };
+        let address = paging.fetch(linear, &mut |address| {
+            let (frame, place) = find(address)?;
+            let word = frame.addr() | address & PAGE_BITS;
+            let value = read(word);
+            if !place.is_current() {
+                return None;
+            }
+            *free.next()? = Some(Step { word, value, place });
+            Some(value)
+        })?;
+        let (code, place) = find(address).ok_or(Miss::Absent)?;
+        Ok(Self { paging, page: linear & !PAGE_BITS, steps, code, place })
+    }
+
+    /// The four bytes at `linear`, if they are all in the page and the walk there is still the same.
+    pub fn instruction(&self, paging: &Paging, linear: u64) -> Option<[u8; 4]> {
+        let offset = linear & PAGE_BITS;
+        if linear & !PAGE_BITS != self.page || offset > LAST || *paging != self.paging {
+            return None;
+        }
+        let steps = self.steps.iter().flatten();
+        if steps.clone().any(|step| (read(step.word) ^ step.value) & !USED != 0) {
+            return None;
+        }
+        let word = self.code.addr() | offset & !7;
+        let bytes = u128::from(read(word + 8)) << 64 | u128::from(read(word));
+        let instruction = ((bytes >> (offset % 8 * 8)) as u32).to_le_bytes();
+        let current = self.place.is_current() && steps.clone().all(|step| step.place.is_current());
+        current.then_some(instruction)
+    }
+}

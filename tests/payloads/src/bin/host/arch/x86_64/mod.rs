@@ -1,0 +1,18 @@
+//! The test host on x86-64.
+
+pub mod machine;
+pub mod platform;
+
+use crate::endings::Ending;
+use crate::siblings::Own;
+use crate::vm::End;
+use abi::run::{exit, failure};
+
+/// Ends that only this architecture has, see [`crate::endings`].
+pub const ENDINGS: &[Ending] = &[
+    ("triple-fault", &[|end| *end == End::Failed(failure::SHUTDOWN)]),
+    ("fatal-error", &[|end| *end == End::Failed(failure::FATAL)]),
+];
+
+/// Powering off is between guest and host here, but Postern hears of fatal errors.
+pub const OWN_END: Own = Own { test: "fatal-while-others-run", exit: exit::FAILED, why: Some(failure::FATAL) };

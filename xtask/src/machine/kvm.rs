@@ -1,0 +1,21 @@
+//! A PC on this machine's own CPU: QEMU with KVM, and VMX for its guest.
+
+use super::{Machine, Session, pc, virt};
+use crate::setup::grub::Grub;
+use crate::setup::kvm::Kvm;
+use anyhow::Result;
+
+/// Makes the CD and switches the machine on.
+pub fn start(kvm: &Kvm, grub: &Grub, machine: &Machine) -> Result<Session> {
+    let desk = pc::Desk::new()?;
+    let cd = desk.cd(grub, machine)?;
+    let mut command = kvm.command();
+    // The CPU's own features, and nothing that could not be moved to another machine.
+    command.args(["-M", "q35", "-accel", "kvm", "-cpu", "host,migratable=off,+vmx,+x2apic"]);
+    command.arg("-smp").arg(machine.cpus.to_string()).arg("-m").arg(machine.memory_mib.to_string());
+    virt::streams(&mut command);
+    command.arg("-cdrom").arg(cd).args(["-boot", "d"]);
+    let mut session = virt::spawn(command, |log| log)?;
+    session.desk = Some(desk);
+    Ok(session)
+}

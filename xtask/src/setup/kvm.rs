@@ -1,0 +1,67 @@
+//! QEMU with KVM, for machines whose CPU gives its guests VMX: the user's own, never fetched.
+
+use super::on_path;
+use anyhow::{Result, bail};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const PROGRAM: &str = "qemu-system-x86_64";
+const DEVICE: &str = "/dev/kvm";
+/// `Y` or `1` where a guest may have VMX.
+const NESTED: &str = "/sys/module/kvm_intel/parameters/nested";
+
+/// How to start it.
+#[derive(Clone, Debug)]
+pub struct Kvm {
+    program: PathBuf,
+}
+
+impl Kvm {
+    /// A command that starts it, without any machine options.
+    pub fn command(&self) -> Command {
+        Command::new(&self.program)
+    }
+}
+
+/// Finds all three: KVM, nested VMX, QEMU.
+pub fn find() -> Result<Kvm> {
+    usable(Path::new(DEVICE).exists(), fs::OpenOptions::new().read(true).write(true).open(DEVICE).is_ok())?;
+    nested(fs::read_to_string(NESTED).ok().as_deref())?;
+    match on_path(PROGRAM) {
+        Some(program) => Ok(Kvm { program }),
+        None => bail!("--accel kvm needs {PROGRAM} on the PATH (Debian: qemu-system-x86)"),
+    }
+}
+
+fn usable(there: bool, opens: bool) -> Result<()> {
+    match (there, opens) {
+        (true, true) => Ok(()),
+        (true, false) => bail!("--accel kvm: {DEVICE} may not be opened by this user (add the user to the group kvm)"),
+        (false, _) => bail!("--accel kvm: this machine has no {DEVICE}; leave --accel out to use Bochs"),
+    }
+}
+
+/// Looks at what `kvm_intel` says of nested VMX, if it is loaded.
+fn nested(setting: Option<&str>) -> Result<()> {
+    match setting.map(str::trim) {
+        Some("Y" | "1") => Ok(()),
+        Some(_) => bail!("--accel kvm: KVM does not give its guests VMX (load kvm_intel with nested=1)"),
+        None => bail!("--accel kvm: KVM does not run on an Intel CPU with VT-x here, and Postern needs VMX"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named() {
+        assert!(usable(true, true).is_ok() && nested(Some("Y\n")).is_ok() && nested(Some("1\n")).is_ok());
+        let text = |result: Result<()>| result.unwrap_err().to_string();
+        assert!(text(usable(false, false)).contains("has no /dev/kvm"));
+        assert!(text(usable(true, false)).contains("may not be opened"));
+        assert!(text(nested(Some("N\n"))).contains("nested=1"));
+        assert!(text(nested(None)).contains("Intel"));
+    }
+}
