@@ -85,20 +85,29 @@ struct HostLine {
 static HOST_LINE_BUFFER: Mutex<[HostLine; loader::machine::CPUS_MAX]> =
     Mutex::new([const { HostLine { text: [0; HOST_LINE], length: 0 } }; loader::machine::CPUS_MAX]);
 
+/// Room for all that one call can complete: a line, and then only empty ones.
+const ROOM: usize = HOST_LINE + 2 + 2 * 40;
+
 /// Collects the host's bytes and writes its lines whole, so that they do not mix with others'. Unprintable bytes become
-/// question marks: a terminal must not obey an untrusted host.
-pub fn host_bytes(cpu: usize, bytes: &[u8]) {
+/// question marks: a terminal must not obey an untrusted host. Returns whether all that was to be written is, which a UART
+/// takes its time for; `None`, with nothing taken, when too much is left of before.
+pub fn host_bytes(cpu: usize, bytes: &[u8]) -> Option<bool> {
     let mut lines = HOST_LINE_BUFFER.lock();
-    let Some(line) = lines.get_mut(cpu) else { return };
-    for byte in bytes {
-        if *byte != b'\n' {
-            line.text[line.length] = if matches!(byte, b' '..=b'~') { *byte } else { b'?' };
-            line.length += 1;
-        }
-        if *byte == b'\n' || line.length == HOST_LINE {
-            let text = core::str::from_utf8(&line.text[..line.length]).unwrap_or("?");
-            console::write_line(format_args!("{text}"));
-            line.length = 0;
+    if console::room() < ROOM {
+        console::pump();
+        return None;
+    }
+    if let Some(line) = lines.get_mut(cpu) {
+        for byte in bytes {
+            if *byte != b'\n' {
+                line.text[line.length] = if matches!(byte, b' '..=b'~') { *byte } else { b'?' };
+                line.length += 1;
+            }
+            if *byte == b'\n' || line.length == HOST_LINE {
+                console::queue_line(&line.text[..line.length]);
+                line.length = 0;
+            }
         }
     }
+    Some(console::pump())
 }

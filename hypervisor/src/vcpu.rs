@@ -172,7 +172,7 @@ impl Postern {
     }
 
     fn run_loaded(&self, vm: &Vm, page: &VcpuPage, registers: &mut Vcpu) -> Reason {
-        let calls = quick::Calls::new(self, vm);
+        let calls = quick::Calls::new(self, vm, page);
         loop {
             if !vm.runs() {
                 return Reason::Ended(vm.ending.load(Ordering::Acquire));
@@ -192,10 +192,12 @@ impl Postern {
                 }
                 Exit::Interrupt => Some(Reason::Interrupt),
                 Exit::Wait => Some(Reason::Wait),
-                Exit::Call(conduit) => match guest::dispatch(self, vm, page, registers, conduit) {
-                    Outcome::Resume => None,
-                    Outcome::Exit(reason) => Some(reason),
-                },
+                Exit::Call(conduit) => {
+                    calls.take_reason().or_else(|| match guest::dispatch(self, vm, page, registers, conduit) {
+                        Outcome::Resume => None,
+                        Outcome::Exit(reason) => Some(reason),
+                    })
+                }
                 Exit::Abort(abort) => self.abort(vm, registers, abort),
                 Exit::Port(access) => Some(match access.value {
                     Some(value) => Reason::PortWrite(access.port, access.size, value),

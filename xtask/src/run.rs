@@ -4,7 +4,7 @@ use crate::arch::{Arch, Dialect};
 use crate::build::{self, Images};
 use crate::bundle::Bundle;
 use crate::check;
-use crate::firmware::Firmware;
+use crate::firmware::{Chain, Firmware};
 use crate::machine::{Clock, Emulator, Event, Machine, Session};
 use crate::setup::kvm::Kvm;
 use crate::setup::{self, Cache, initramfs};
@@ -86,6 +86,8 @@ pub struct Workbench {
     pub older: Option<PathBuf>,
     /// The test guest's root file system.
     pub initrd: PathBuf,
+    /// Ways to boot through firmware that are ready.
+    chains: Vec<(Firmware, Chain)>,
 }
 
 impl Workbench {
@@ -102,13 +104,20 @@ impl Workbench {
         let older = dialects.contains(&Dialect::Tdx).then(|| cache.stable_tdx_kernel()).transpose()?;
         let initrd = initramfs::pack(&cache, arch)?;
         drop(cache);
-        Ok(Workbench { emulator, images: build::all(&toolchain)?, guests, older, initrd })
+        Ok(Workbench { emulator, images: build::all(&toolchain)?, guests, older, initrd, chains: vec![] })
     }
 
     /// Has the machine booted through firmware from now on.
     pub fn boot_through(&mut self, firmware: Firmware, arch: Arch) -> Result<()> {
-        if firmware != Firmware::Direct {
-            self.emulator = self.emulator_for(firmware, arch)?;
+        self.get_ready_for(firmware, arch)?;
+        self.emulator = self.emulator_for(firmware);
+        Ok(())
+    }
+
+    /// Gets and builds what it takes to boot through firmware.
+    pub fn get_ready_for(&mut self, firmware: Firmware, arch: Arch) -> Result<()> {
+        if !self.chains.iter().any(|(known, _)| *known == firmware) {
+            self.chains.extend(firmware.prepare(arch)?.map(|chain| (firmware, chain)));
         }
         Ok(())
     }
@@ -120,13 +129,14 @@ impl Workbench {
         }
     }
 
-    /// The emulator with a way to boot.
-    pub fn emulator_for(&self, firmware: Firmware, arch: Arch) -> Result<Emulator> {
-        Ok(match (&self.emulator, firmware.prepare(arch)?) {
+    /// The emulator with a way to boot that is ready.
+    pub fn emulator_for(&self, firmware: Firmware) -> Emulator {
+        let chain = self.chains.iter().find(|(known, _)| *known == firmware).map(|(_, chain)| chain.clone());
+        match (&self.emulator, chain) {
             (Emulator::Qemu(qemu), Some(chain)) => Emulator::Uefi(qemu.clone(), chain),
             (Emulator::Bochs(bochs, _), Some(chain)) => Emulator::UefiPc(bochs.clone(), chain),
             (emulator, _) => emulator.clone(),
-        })
+        }
     }
 
     /// Default kernel of a dialect.

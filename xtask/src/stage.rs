@@ -116,7 +116,7 @@ fn flawed(name: &str, flaw: Flaw) -> Result<Option<PathBuf>> {
 
 fn boot(bench: &Workbench, machine: &Machine, scenario: &Scenario, stop: &AtomicBool) -> Result<(Transcript, Verdict)> {
     let mut transcript = Transcript::default();
-    let session = Session::start(&bench.emulator_for(scenario.firmware, scenario.dialect.arch())?, machine)?;
+    let session = Session::start(&bench.emulator_for(scenario.firmware), machine)?;
     let keyboard = session.keyboard();
     let mut dialogue = scenario.dialogue.iter();
     let mut next = dialogue.next();

@@ -174,7 +174,7 @@ fn all_scenarios(scenarios: &[&Scenario], jobs: u64, stop: &AtomicBool) -> Count
         if number == 0 {
             continue;
         }
-        match Workbench::prepare(arch, &dialects(scenarios, arch)) {
+        match workbench(scenarios, arch) {
             Ok(bench) => benches.push((arch, bench)),
             Err(error) => {
                 report("FAIL", "set-up", &format!("{} scenarios: {error:#}", arch.name()), Duration::ZERO);
@@ -188,6 +188,15 @@ fn all_scenarios(scenarios: &[&Scenario], jobs: u64, stop: &AtomicBool) -> Count
     ready.sort_by_key(|(_, scenario)| std::cmp::Reverse(scenario.timeout));
     count.add(run_scenarios(&ready, jobs, stop));
     count
+}
+
+/// All that the scenarios of an architecture take.
+fn workbench(scenarios: &[&Scenario], arch: Arch) -> Result<Workbench> {
+    let mut bench = Workbench::prepare(arch, &dialects(scenarios, arch))?;
+    for scenario in scenarios.iter().filter(|scenario| scenario.arch() == arch) {
+        bench.get_ready_for(scenario.firmware, arch)?;
+    }
+    Ok(bench)
 }
 
 /// Plays scenarios, at most `jobs` at a time.

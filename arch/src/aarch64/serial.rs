@@ -37,6 +37,15 @@ impl Serial {
         Some(Self { uart, stuck: false })
     }
 
+    /// Writes a byte if that can be done at once.
+    pub fn try_byte(&mut self, byte: u8) -> bool {
+        let free = !self.uart.is_tx_fifo_full();
+        if free {
+            self.uart.write_word(byte);
+        }
+        free
+    }
+
     fn byte(&mut self, byte: u8) {
         // Bounded: a UART that is stuck loses text, not the machine.
         let polls = if self.stuck { 1 } else { 100_000 };

@@ -52,7 +52,7 @@ struct Mode {
 impl Mode {
     fn read() -> Self {
         let [efer, code, stack] =
-            [field::GUEST_EFER, field::GUEST_CS_RIGHTS, field::GUEST_SS_RIGHTS].map(|field| vmx::read(field));
+            [field::GUEST_EFER, field::GUEST_CS_RIGHTS, field::GUEST_SS_RIGHTS].map(vmx::read);
         Self { efer, code, stack }
     }
 
@@ -278,19 +278,20 @@ impl Vcpu {
     }
 
     fn cpuid(&mut self, vm: &Vm) -> Result<(), GeneralProtection> {
+        let [function, index] = [0, 1].map(|n| self.gprs.0[n] as u32);
         let reader = cpuid::Reader {
             index: self.index as u32,
             count: vm.config.vcpu_count as u32,
             frequency: timer::frequency(),
-            osxsave: vmx::read(field::GUEST_CR4) & CR4_OSXSAVE != 0,
+            // What takes a look at the VMCS, only where it is asked for.
+            osxsave: function == 1 && vmx::read(field::GUEST_CR4) & CR4_OSXSAVE != 0,
             xcr0: self.world.xcr0,
             features: world::cpu().features,
-            long: is_long(),
+            long: function == 0x8000_0001 && is_long(),
         };
-        let [function, index] = [self.x(0) as u32, self.x(1) as u32];
         let leaf = cpuid::guest(&reader, function, index, &world::native);
         for (n, value) in [(0, leaf.eax), (3, leaf.ebx), (1, leaf.ecx), (2, leaf.edx)] {
-            self.set_x(n, value.into());
+            self.gprs.0[n] = value.into();
         }
         Ok(())
     }

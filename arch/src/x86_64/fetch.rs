@@ -30,12 +30,14 @@ struct Step {
 pub struct Fetch {
     paging: Paging,
     page: u64,
-    steps: [Option<Step>; LEVELS],
+    /// With large pages the last one is there more than once.
+    steps: [Step; LEVELS],
     code: Pfn,
     place: Place,
 }
 
 /// Reads a word of RAM, whosever it is.
+#[inline(always)]
 fn read(word: u64) -> u64 {
     // SAFETY: a multiple of eight in a frame of RAM, which is mapped at its physical address for good; atomics make
     // accesses that race with the guest's or the host's defined.
@@ -71,23 +73,25 @@ impl Fetch {
             Some(value)
         })?;
         let (code, place) = find(address).ok_or(Miss::Absent)?;
+        let last = steps.into_iter().flatten().last().ok_or(Miss::Absent)?;
+        let steps = steps.map(|step| step.unwrap_or(last));
         Ok(Self { paging, page: linear & !PAGE_BITS, steps, code, place })
     }
 
     /// The four bytes at `linear`, if they are all in the page and the walk there is still the same.
+    #[inline]
     pub fn instruction(&self, paging: &Paging, linear: u64) -> Option<[u8; 4]> {
         let offset = linear & PAGE_BITS;
         if linear & !PAGE_BITS != self.page || offset > LAST || *paging != self.paging {
             return None;
         }
-        let steps = self.steps.iter().flatten();
-        if steps.clone().any(|step| (read(step.word) ^ step.value) & !USED != 0) {
+        if self.steps.iter().any(|step| (read(step.word) ^ step.value) & !USED != 0) {
             return None;
         }
         let word = self.code.addr() | offset & !7;
         let bytes = u128::from(read(word + 8)) << 64 | u128::from(read(word));
         let instruction = ((bytes >> (offset % 8 * 8)) as u32).to_le_bytes();
-        let current = self.place.is_current() && steps.clone().all(|step| step.place.is_current());
+        let current = self.place.is_current() && self.steps.iter().all(|step| step.place.is_current());
         current.then_some(instruction)
     }
 }

@@ -228,12 +228,9 @@ fn exited(cpu: &PerCpu, reason: u32, gprs: &mut Gprs) -> Outcome {
         reason::TASK_SWITCH => refuse("task switch", 0, vector::GENERAL_PROTECTION),
         reason::CPUID => cpuid(gprs),
         reason::IO => port(gprs),
-        reason::INVD => {
-            // Without writing back it would throw away what Postern and guests have written.
-            // SAFETY: writes caches back.
-            unsafe { asm!("wbinvd", options(nostack, preserves_flags)) };
-            done()
-        }
+        // It would throw away what Postern and guests have written, and writing all of it back would take milliseconds. A host
+        // that means to write back has WBINVD, which does not exit.
+        reason::INVD => done(),
         reason::VMCALL => call(gprs),
         reason::CONTROL_REGISTER => control_register(gprs),
         reason::RDMSR => rdmsr(gprs),

@@ -27,6 +27,11 @@ impl Serial {
         Some(Self { uart, stuck: false })
     }
 
+    /// Writes a byte if that can be done at once.
+    pub fn try_byte(&mut self, byte: u8) -> bool {
+        self.uart.try_send_byte(byte).is_ok()
+    }
+
     fn byte(&mut self, byte: u8) {
         // Bounded: a UART that is stuck loses text, not the machine.
         let polls = if self.stuck { 1 } else { 100_000 };

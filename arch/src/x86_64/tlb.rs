@@ -78,7 +78,11 @@ fn forget(space: usize) {
     // 3, "Memory Ordering"). `vectors` does the reverse: `running`, a fence, then the generation.
     let generation = GENERATION[space].fetch_add(1, Ordering::SeqCst) + 1;
     let this = percpu::this().index.get();
-    let others = || cpus().filter(|cpu| *cpu != this);
+    let cpus = cpus();
+    if cpus.end == 1 {
+        return;
+    }
+    let others = || cpus.clone().filter(|cpu| *cpu != this);
     for cpu in others().filter(|cpu| inside(*cpu, space, generation)) {
         kick(cpu);
     }
@@ -108,22 +112,20 @@ fn part(address: u64) -> usize {
 /// read was the guest's.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
-    at: &'static [AtomicU64; PLACES + 1],
-    part: usize,
-    moves: [u64; 2],
+    counts: [(&'static AtomicU64, u64); 2],
 }
 
 impl Place {
     /// As it is now: before the look-up.
     pub fn now(owner: OwnerId, address: u64) -> Self {
-        let (at, part) = (&MOVES[index(Space::Guest(owner))], part(address));
-        Self { at, part, moves: [part, PLACES].map(|part| at[part].load(Ordering::SeqCst)) }
+        let all = &MOVES[index(Space::Guest(owner))];
+        Self { counts: [&all[part(address)], &all[PLACES]].map(|count| (count, count.load(Ordering::SeqCst))) }
     }
 
     /// Whether nothing was taken out since.
     #[inline(always)]
     pub fn is_current(&self) -> bool {
-        [self.part, PLACES].map(|part| self.at[part].load(Ordering::SeqCst)) == self.moves
+        self.counts.iter().all(|(count, then)| count.load(Ordering::SeqCst) == *then)
     }
 }
 

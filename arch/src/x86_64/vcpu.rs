@@ -79,6 +79,8 @@ pub struct Vcpu {
     entry: Option<u64>,
     /// The CPU has the VMCS in its launched state.
     launched: bool,
+    /// The VMCS has an event for the next entry.
+    armed: bool,
     /// The CPU it ran on last.
     last_cpu: Option<usize>,
     /// When the host gets this CPU back at the latest, in the guest's time.
@@ -137,6 +139,7 @@ impl Vcpu {
             frames,
             entry: None,
             launched: false,
+            armed: false,
             last_cpu: None,
             slice: 0,
             primary: 0,
@@ -258,7 +261,10 @@ impl Vcpu {
             unsafe { world::reset_area(area) };
         }
         vmx::load(vmcs);
-        vmx::write_host_state();
+        if self.entry.is_some() || self.last_cpu != Some(cpu.index.get()) {
+            // It is the same for as long as the VMCS stays on the CPU.
+            vmx::write_host_state();
+        }
         if let Some(entry) = self.entry.take() {
             controls::start(entry);
             self.primary = controls::primary();
@@ -285,10 +291,11 @@ impl Vcpu {
     /// Gives this CPU back to the host.
     pub fn put(&mut self, _: &Vm) {
         let cpu = percpu::this();
-        // SAFETY: as in `load`, which has filled the host's area.
-        unsafe { world::switch(&mut self.world, self.frames[1].addr(), &*cpu.host_world.get(), cpu.xsave.get()) };
+        // First, because what it writes to memory is in the level 1 cache afterwards, which the switch empties.
         vmx::clear(self.frames[0].addr());
         self.launched = false;
+        // SAFETY: as in `load`, which has filled the host's area.
+        unsafe { world::switch(&mut self.world, self.frames[1].addr(), &*cpu.host_world.get(), cpu.xsave.get()) };
         host::restore();
     }
 
@@ -297,12 +304,12 @@ impl Vcpu {
     /// Going round here without a look at what the hypervisor has been told meanwhile is safe: whoever tells it something
     /// sends an interrupt or an NMI afterwards, and both end the next entry.
     pub fn enter<C: QuickCalls>(&mut self, vm: &Vm, calls: &C) -> Exit {
-        let space = tlb::index(Space::Guest(vm.config.owner));
+        let (space, rate) = (tlb::index(Space::Guest(vm.config.owner)), world::cpu().timer_rate);
         while !self.dead {
             let now = vm.now();
             self.deliver(vm, now);
             let end = self.apic.deadline().map_or(self.slice, |deadline| deadline.min(self.slice));
-            let ticks = exits::preemption_timer(end, now, world::cpu().timer_rate);
+            let ticks = exits::preemption_timer(end, now, rate);
             vmx::write(field::PREEMPTION_TIMER, ticks.into());
             // The reason only: the rest of a guest's exit is not for the host that reads the counters.
             section::end(self.reason.into());
@@ -310,7 +317,9 @@ impl Vcpu {
             let entered = unsafe { vectors::enter(&mut self.gprs, self.launched, space) };
             section::begin();
             match entered {
-                Entered::Exit => self.launched = true,
+                // An exit takes back what the entry had to deliver (SDM volume 3, "Information for VM Exits That Occur
+                // During Event Delivery": the valid bit is cleared).
+                Entered::Exit => (self.launched, self.armed) = (true, false),
                 // An NMI came first, another CPU's or the host's. What is queued stays.
                 Entered::Aborted => return if host::is_wanted() { Exit::Interrupt } else { Exit::Handled },
                 Entered::Failed => {
@@ -321,9 +330,15 @@ impl Vcpu {
                 }
             }
             let exit = self.exited(vm, calls);
-            // An NMI means that there is something to look at, and so does an interrupt sent to another vCPU.
-            if exit != Exit::Handled || self.reason == vmx::reason::EXCEPTION_OR_NMI || self.kicks != 0 {
-                return exit;
+            match exit {
+                Exit::Call(Conduit::Tdcall) if calls.tdcall(self) => {}
+                // An NMI means that there is something to look at.
+                Exit::Handled if self.reason != vmx::reason::EXCEPTION_OR_NMI => {}
+                exit => return exit,
+            }
+            // So does an interrupt sent to another vCPU.
+            if self.kicks != 0 {
+                return Exit::Handled;
             }
         }
         Exit::Shutdown
@@ -363,6 +378,9 @@ impl Vcpu {
             None => {}
         }
         self.apic.poll(inboxes, now);
+        if inbox.is_empty() && self.queued.is_none() && !self.armed {
+            return self.set_windows(0);
+        }
         // No NMI before the guest has asked about a virtualization exception: its handler could cause another.
         let nmi = inbox.nmi() && self.ve.is_none();
         let interrupt = self.apic.pending(inboxes);
@@ -381,8 +399,13 @@ impl Vcpu {
                     vmx::write(field::GUEST_INTERRUPTIBILITY, blocked & !(blocking::STI | blocking::MOV_SS));
                 }
                 vmx::deliver(event);
+                self.armed = true;
             }
-            None => vmx::write(field::ENTRY_INTERRUPTION, 0),
+            None if self.armed => {
+                vmx::write(field::ENTRY_INTERRUPTION, 0);
+                self.armed = false;
+            }
+            None => {}
         }
     }
 

@@ -193,8 +193,7 @@ pub fn exit_address() -> u64 {
 /// This CPU's controls, extended state and registers that no VMCS holds are those of whoever is entered.
 pub unsafe fn enter(gprs: &mut Gprs, launched: bool, space: usize) -> Entered {
     loop {
-        tlb::catch_up(space);
-        // SAFETY: the caller's promise; `space` is an index, which `catch_up` has checked.
+        // SAFETY: the caller's promise; `space` is an index of `tlb`'s.
         match unsafe { postern_enter(gprs, u64::from(launched), space as u64) } {
             EXITED => return Entered::Exit,
             ABORTED => {
@@ -202,7 +201,7 @@ pub unsafe fn enter(gprs: &mut Gprs, launched: bool, space: usize) -> Entered {
                 power::stop_if_off();
                 return Entered::Aborted;
             }
-            STALE => {}
+            STALE => tlb::catch_up(space),
             _ => return Entered::Failed,
         }
     }

@@ -166,7 +166,6 @@ pub mod primary {
     pub const MOV_DR: u32 = 1 << 23;
     pub const UNCONDITIONAL_IO: u32 = 1 << 24;
     pub const IO_BITMAPS: u32 = 1 << 25;
-    pub const IO_BITMAPS: u32 = 1 << 25;
     pub const MSR_BITMAPS: u32 = 1 << 28;
     pub const MONITOR: u32 = 1 << 29;
     pub const PAUSE: u32 = 1 << 30;

@@ -59,7 +59,8 @@ pub const LOG_READ: u64 = BASE + 18;
 /// `(cursor) -> cursor, violations`: checks the frame database against all tables, a part at a time: repeat with the
 /// returned cursor while the status is [`MORE`]. Only meaningful while nothing else is being converted.
 pub const AUDIT: u64 = BASE + 19;
-/// `(length, bytes...)`: writes up to 40 bytes, packed in x2..x6, to the log console.
+/// `(length, bytes...)`: writes up to 40 bytes, packed in x2..x6, to the log console. [`MORE`]: they are taken, but wait for
+/// the UART, and a call with length 0 goes on; [`BUSY`]: too many wait already.
 pub const CONSOLE_WRITE: u64 = BASE + 20;
 /// Not a call: crashes Postern, in a build and with a bundle made for testing that; [`NOT_SUPPORTED`] everywhere else.
 pub const CRASH_TEST: u64 = BASE + 0xff;

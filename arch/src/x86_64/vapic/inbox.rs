@@ -57,6 +57,12 @@ impl Inbox {
         self.nmi.swap(false, SeqCst)
     }
 
+    /// Whether nothing is requested.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        !self.nmi() && self.requests.iter().fold(0, |all, word| all | word.load(SeqCst)) == 0
+    }
+
     /// Whether the vCPU has anything to take, were its interrupts enabled.
     pub fn deliverable(&self) -> bool {
         let ppr = self.ppr.load(SeqCst);

@@ -1,11 +1,15 @@
 //! Calls that are answered while the guest's world stays loaded: those a guest makes by the thousand.
 //!
-//! Only success is answered here. Whatever else comes out has changed nothing, so the long way finds it again.
+//! Of SMCCC calls only success is answered here. Whatever else comes out has changed nothing, so the long way finds it again.
+//! TDCALLs, whose handlers write their results themselves, are all answered here; a reason to leave is kept for the run loop.
 
+use super::Outcome;
 use crate::Postern;
-use crate::call::pkvm;
+use crate::call::{pkvm, tdx};
+use crate::vcpu::{Reason, VcpuPage};
 use crate::vm::{Dialect, Vm};
 use abi::host::counter;
+use arch::machine::Vcpu;
 use arch::{Conduit, QuickCalls};
 use core::cell::Cell;
 use core::sync::atomic::Ordering;
@@ -16,13 +20,20 @@ use guestmem::Pfn;
 pub struct Calls<'a> {
     postern: &'a Postern,
     vm: &'a Vm,
+    page: &'a VcpuPage,
     answered: Cell<u64>,
+    reason: Cell<Option<Reason>>,
 }
 
 impl<'a> Calls<'a> {
     /// Calls of a vCPU of `vm`.
-    pub fn new(postern: &'a Postern, vm: &'a Vm) -> Self {
-        Self { postern, vm, answered: Cell::new(0) }
+    pub fn new(postern: &'a Postern, vm: &'a Vm, page: &'a VcpuPage) -> Self {
+        Self { postern, vm, page, answered: Cell::new(0), reason: Cell::new(None) }
+    }
+
+    /// Why the call that the guest has left for needs the host; nothing when it has not been answered.
+    pub fn take_reason(&self) -> Option<Reason> {
+        self.reason.take()
     }
 }
 
@@ -36,6 +47,20 @@ impl QuickCalls for Calls<'_> {
         };
         self.answered.set(self.answered.get() + u64::from(answer.is_some()));
         answer
+    }
+
+    fn tdcall(&self, vcpu: &mut Vcpu) -> bool {
+        if self.vm.dialect != Dialect::Tdx {
+            return false;
+        }
+        self.postern.counters.count(counter::GUEST_CALLS);
+        match tdx::dispatch(self.postern, self.vm, self.page, vcpu) {
+            Outcome::Resume => true,
+            Outcome::Exit(reason) => {
+                self.reason.set(Some(reason));
+                false
+            }
+        }
     }
 
     fn read_private(&self, address: u64) -> Option<u64> {

@@ -1,6 +1,6 @@
 //! `CONSOLE_WRITE`.
 
-use super::{Call, DONE, Reply};
+use super::{Call, DONE, MORE, Reply};
 use crate::{Postern, Refused};
 use abi::host;
 
@@ -17,7 +17,7 @@ pub const CALL: Call = Call {
         "bytes 32 to 39",
     ],
     results: &[],
-    summary: "Writes text to the log console; it appears a line at a time.",
+    summary: "Writes text to the log console; it appears a line at a time. MORE: taken, but the UART is slow; a call with length 0 goes on.",
     run,
 };
 
@@ -28,6 +28,9 @@ fn run(_: &Postern, [length, words @ ..]: [u64; 6]) -> Result<Reply, Refused> {
     }
     let length = usize::try_from(length).map_err(|_| Refused::Invalid("more than 40 bytes"))?;
     let text = bytes.get(..length).ok_or(Refused::Invalid("more than 40 bytes"))?;
-    crate::log::host_bytes(arch::machine::cpu(), text);
-    Ok(DONE)
+    match crate::log::host_bytes(arch::machine::cpu(), text) {
+        Some(true) => Ok(DONE),
+        Some(false) => Ok(MORE),
+        None => Err(Refused::Busy("the console")),
+    }
 }

@@ -191,5 +191,12 @@ pub fn console_write(bytes: &[u8]) {
     for (word, eight) in arguments[1..].iter_mut().zip(packed.chunks_exact(8)) {
         *word = u64::from_le_bytes(eight.try_into().unwrap_or_default());
     }
-    raw(host::CONSOLE_WRITE, arguments);
+    let mut status = raw(host::CONSOLE_WRITE, arguments).status;
+    while status == host::BUSY {
+        status = raw(host::CONSOLE_WRITE, arguments).status;
+    }
+    // Until all of it is with the UART, so that nothing is lost when the machine is switched off.
+    while status == host::MORE {
+        status = raw(host::CONSOLE_WRITE, [0; 6]).status;
+    }
 }

@@ -36,6 +36,7 @@ pub const ATTACKS: &[Attack] = &[
         &[OK],
         ignored_registers,
     ),
+    attack("reset-by-port", "resets by port while there is a guest, and firmware's DMA", &[OK], reset_by_port),
     attack("run-page-vmcs", "a run page that looks like a VMCS", &[OK], vmcs_in_run_page),
     attack("metadata-vmcs", "metadata that looks like a VMCS when it is given", &[OK], vmcs_in_metadata),
 ];
@@ -378,6 +379,27 @@ fn ignored_registers(_: &mut Scene) -> Result<i64, String> {
         refused("a register", try_wrmsr(index, value))?;
     }
     if cpu::rdmsr(0x10) < before { Err(String::from("the TSC went back")) } else { Ok(OK) }
+}
+
+/// The PC's ways to reset CPUs and keep memory: whoever is alive afterwards has seen none of them work.
+fn reset_by_port(_: &mut Scene) -> Result<i64, String> {
+    cpu::outb(0x64, 0xfe);
+    cpu::outb(0x64, 0xf0);
+    cpu::outb(0x92, cpu::inb(0x92) | 1);
+    cpu::outw(0x91, 0x0300);
+    cpu::outb(0xcf9, 2);
+    cpu::outb(0xcf9, 6);
+    cpu::outw(0xcf8, 0x0e00);
+    cpu::outl(0x514, 0);
+    cpu::outl(0x518, 0);
+    let dma = cpu::inl(0x514);
+    // PCI's configuration address shares a port with a reset, and works.
+    cpu::outl(0xcf8, 0x8000_0000);
+    let (address, bridge) = (cpu::inl(0xcf8), cpu::inl(0xcfc));
+    if (dma, address) == (u32::MAX, 0x8000_0000) && bridge != u32::MAX {
+        return Ok(OK);
+    }
+    Err(format!("port 0x514 reads {dma:#x}, 0xcf8 {address:#x}, the register there {bridge:#x}"))
 }
 
 /// A page that a CPU would take for a VMCS: the revision, and fields full of what would matter most if it were one.
