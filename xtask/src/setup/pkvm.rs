@@ -16,9 +16,11 @@ use std::process::{Command, Stdio};
 
 /// Lines that a whole build prints, for the progress bar.
 const BUILD_LINES: u64 = 1500;
+const CROSS_COMPILER: &str = "gcc-aarch64-linux-gnu";
+const BINUTILS: &str = "binutils-aarch64-linux-gnu";
 /// Programs that the build calls, and Debian's packages that hold them.
 const PROGRAMS: [(&str, &str); 8] = [
-    ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
+    ("aarch64-linux-gnu-gcc", CROSS_COMPILER),
     ("make", "make"),
     ("bc", "bc"),
     ("bison", "bison"),
@@ -165,7 +167,12 @@ impl Tools {
         let private = cache.piece("kernel-tools", &packages.join(" "), |staging| {
             let apt = Apt::open(&cache.root, World::Machine)?;
             let step = Step::start("kernel build tools");
-            let files = apt.closure(&packages, &step)?;
+            let mut files = apt.closure(&packages, &step)?;
+            // The compiler looks for its assembler beside itself, even where the machine has one: with the one the other.
+            let is_binutils = |file: &PathBuf| apt::identity(file).starts_with(BINUTILS);
+            if packages.contains(&CROSS_COMPILER) && !files.iter().any(is_binutils) {
+                files.extend(apt.packages(&[BINUTILS], &step)?);
+            }
             fs::create_dir_all(staging)?;
             // The C library itself stays the machine's: another one would not fit its dynamic loader.
             let fits = |file: &PathBuf| !apt::identity(file).starts_with("libc6 ");
