@@ -25,13 +25,14 @@ const REQUIRED: [(&str, &str); 9] = [
 ];
 
 /// The story's Debian, in the dialect of the architecture.
-fn scene(arch: Arch) -> Scenario {
+fn scene(arch: Arch, firmware: Firmware) -> Scenario {
     Scenario {
         name: "demo",
         proves: "the demo",
         guest: Guest::Linux,
         dialect: arch.default_dialect(),
         machine: arch.machine(),
+        firmware,
         mode: "demo",
         cpus: 2,
         host_cpus: arch.cpus(),
@@ -45,7 +46,7 @@ fn scene(arch: Arch) -> Scenario {
 /// Plays the demo.
 pub fn run(arch: Arch, firmware: Firmware) -> Result<()> {
     let stop = terminal::stop_flag();
-    let scene = scene(arch);
+    let scene = scene(arch, firmware);
     let mut bench = Workbench::prepare(arch, &[scene.dialect])?;
     bench.boot_through(firmware, arch)?;
     let machine = stage::machine(&bench, &scene)?;

@@ -1,7 +1,7 @@
 //! `cargo xtask image`: a disk that boots Postern through UEFI, the same to the last bit for the same content.
 
 use crate::arch::{Arch, Dialect};
-use crate::bundle::{Bundle, write_if_changed};
+use crate::bundle::Bundle;
 use crate::firmware::Boot;
 use crate::run::{Workbench, default_cmdline};
 use crate::setup::uefi;
@@ -39,6 +39,9 @@ pub const BUNDLE: &str = "/EFI/POSTERN/bundle.cpio";
 pub const POSTERN: &str = "/EFI/POSTERN/postern";
 /// The application, where a boot loader in its place starts it from.
 const APPLICATION: &str = "/EFI/POSTERN/postern.efi";
+
+/// GRUB's menu.
+pub const MENU: &str = "/boot/grub/grub.cfg";
 
 /// Settings of an image for which the user has none.
 pub const DEFAULT_SETTINGS: &str = "# What Postern's UEFI application loads; docs/boot.md lists the settings.\n\
@@ -90,6 +93,9 @@ pub fn run(options: &Options) -> Result<()> {
         contents.push((path, fs::read(&file).with_context(|| format!("{} cannot be read", file.display()))?));
     }
     contents.push((SETTINGS.into(), settings));
+    if options.boot == Boot::GrubUefi {
+        contents.push((MENU.into(), menu(options.arch, 0).into()));
+    }
     let disk = disk(&contents)?;
     fs::write(&options.out, disk).with_context(|| format!("{} cannot be written", options.out.display()))?;
     Ok(())
@@ -142,11 +148,9 @@ pub fn programs(arch: Arch, boot: Boot, sign: Option<(&Path, &Path)>) -> Result<
         Boot::GrubUefi => {
             let grub = setup::grub::find(&cache)?;
             let modules = uefi::grub_modules(&cache, arch)?;
-            let script = format!("set timeout=1\nmenuentry \"Postern\" {{ chainloader {APPLICATION} }}\n");
             vec![
                 (first.to_owned(), grub.efi(&paths::bare(), &modules)?),
                 (APPLICATION.to_owned(), build::application(&toolchain)?),
-                ("/boot/grub/grub.cfg".to_owned(), fs_write(&format!("grub-{}.cfg", arch.name()), &script)?),
             ]
         }
     };
@@ -160,10 +164,17 @@ pub fn programs(arch: Arch, boot: Boot, sign: Option<(&Path, &Path)>) -> Result<
     programs.into_iter().map(read).collect()
 }
 
-fn fs_write(name: &str, text: &str) -> Result<PathBuf> {
-    let path = paths::bare().join(name);
-    write_if_changed(&path, text.as_bytes())?;
-    Ok(path)
+/// The menu of an image with GRUB; `default` is the entry that boots by itself.
+pub fn menu(arch: Arch, default: usize) -> String {
+    let application = format!("menuentry \"Postern\" {{ chainloader {APPLICATION} }}\n");
+    let multiboot = match arch {
+        Arch::Aarch64 => String::new(),
+        // Without the application nothing is measured, and the settings are not read.
+        Arch::X86_64 => {
+            format!("menuentry \"Postern by Multiboot2\" {{ multiboot2 {POSTERN}; module2 {BUNDLE} }}\n")
+        }
+    };
+    format!("set default={default}\nset timeout=1\n{application}{multiboot}")
 }
 
 fn signed(tools: &setup::private::Private, file: &Path, key: &Path, cert: &Path) -> Result<PathBuf> {

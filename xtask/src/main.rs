@@ -29,6 +29,7 @@ use anyhow::{Result, anyhow};
 use arch::Arch;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
+use firmware::Firmware;
 use std::process::ExitCode;
 
 /// Exit status after standard output was closed, as a shell reports of a program that SIGPIPE ended.
@@ -88,9 +89,9 @@ enum Task {
         /// Architecture of machine and guest.
         #[arg(long, value_enum, default_value_t = Arch::Aarch64)]
         arch: Arch,
-        /// What boots the machine.
-        #[arg(long, value_enum, default_value_t = firmware::Firmware::Direct)]
-        firmware: firmware::Firmware,
+        /// What boots the machine [default: direct on aarch64, grub-bios on x86_64].
+        #[arg(long, value_enum)]
+        firmware: Option<Firmware>,
     },
     /// Count instructions of the operations that matter, beside their targets and what other hypervisors need.
     Bench(bench::Options),
@@ -101,14 +102,17 @@ fn main() -> ExitCode {
         Task::Setup(options) => setup::run(options),
         Task::Build { arch } => build_all(arch),
         Task::Run(options) => {
-            if let Err(text) = options.dialect() {
-                Cli::command().error(ErrorKind::ArgumentConflict, text).exit();
+            if let Err(text) = options.check() {
+                misunderstood(text);
             }
             run::run(&options).and_then(verdict_to_result)
         }
         Task::Image(options) => image::run(&options),
         Task::Test(options) => test::run(&options),
-        Task::Demo { arch, firmware } => demo::run(arch, firmware),
+        Task::Demo { arch, firmware } => match Firmware::choose(firmware, arch) {
+            Ok(firmware) => demo::run(arch, firmware),
+            Err(text) => misunderstood(text),
+        },
         Task::Bench(options) => bench::run(options),
     };
     match result {
@@ -119,6 +123,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Ends with the exit status of a command line that cannot be understood.
+fn misunderstood(text: String) -> ! {
+    Cli::command().error(ErrorKind::ArgumentConflict, text).exit()
 }
 
 fn build_all(arch: Arch) -> Result<()> {

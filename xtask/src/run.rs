@@ -54,9 +54,9 @@ pub struct Options {
     /// End the run, with an error, after so many seconds [default: no limit].
     #[arg(long, value_name = "SECS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub timeout: Option<u64>,
-    /// What boots the machine.
-    #[arg(long, value_enum, default_value_t = Firmware::Direct)]
-    pub firmware: Firmware,
+    /// What boots the machine [default: direct on aarch64, grub-bios on x86_64].
+    #[arg(long, value_enum)]
+    pub firmware: Option<Firmware>,
     /// What runs the machine: `kvm` (x86_64) is this machine's own CPU, if it gives virtual machines VMX.
     #[arg(long, value_enum, default_value_t = Accel::Emulator)]
     pub accel: Accel,
@@ -165,27 +165,28 @@ pub fn default_cmdline(dialect: Dialect) -> &'static str {
 }
 
 impl Options {
-    /// The dialect asked for, or the one of the architecture.
+    /// The dialect and way to boot asked for, or those of the architecture.
     ///
     /// # Errors
-    /// The architecture has no such guests.
-    pub fn dialect(&self) -> Result<Dialect, String> {
+    /// The architecture has no such guests, or does not boot like that.
+    pub fn check(&self) -> Result<(Dialect, Firmware), String> {
+        let firmware = Firmware::choose(self.firmware, self.arch)?;
         let dialect = self.dialect.unwrap_or(self.arch.default_dialect());
         if dialect.arch() != self.arch {
             let (name, arch) = (dialect.name(), dialect.arch().name());
             return Err(format!("--dialect {name} is spoken by {arch} guests: add --arch {arch}"));
         }
-        if self.accel == Accel::Kvm && (self.arch != Arch::X86_64 || self.firmware != Firmware::Direct) {
-            return Err("--accel kvm is for --arch x86_64 without --firmware".into());
+        if self.accel == Accel::Kvm && (self.arch != Arch::X86_64 || firmware != Firmware::GrubBios) {
+            return Err("--accel kvm is for --arch x86_64 with --firmware grub-bios".into());
         }
-        Ok(dialect)
+        Ok((dialect, firmware))
     }
 }
 
 /// Boots the guest and gives its console to the user.
 pub fn run(options: &Options) -> Result<Verdict> {
     let stop = terminal::stop_flag();
-    let dialect = options.dialect().map_err(Error::msg)?;
+    let (dialect, firmware) = options.check().map_err(Error::msg)?;
     // What the user named is looked at before anything is fetched or built.
     for file in options.kernel.iter().chain(&options.initrd) {
         check::file(file)?;
@@ -203,7 +204,7 @@ pub fn run(options: &Options) -> Result<Verdict> {
     let kvm = (options.accel == Accel::Kvm).then(setup::kvm::find).transpose()?;
     let dialects = if options.kernel.is_none() { vec![dialect] } else { vec![] };
     let mut bench = Workbench::prepare(options.arch, &dialects)?;
-    bench.boot_through(options.firmware, options.arch)?;
+    bench.boot_through(firmware, options.arch)?;
     kvm.into_iter().for_each(|kvm| bench.accelerate(kvm));
     let kernel = options.kernel.clone().map_or_else(|| bench.kernel(dialect).map(Path::to_owned), Ok)?;
     let file = bundle(options, dialect, &bench, &kernel)?;
@@ -311,7 +312,7 @@ mod tests {
         }
         let dialect = |words: &[&str]| {
             let line = Line::try_parse_from(["x"].iter().chain(words)).map_err(|error| error.to_string())?;
-            line.options.dialect()
+            line.options.check().map(|(dialect, _)| dialect)
         };
         assert_eq!(dialect(&[]), Ok(Dialect::Realm));
         assert_eq!(dialect(&["--dialect", "pkvm"]), Ok(Dialect::Pkvm));
@@ -320,6 +321,8 @@ mod tests {
         assert!(dialect(&["--arch", "x86_64", "--dialect", "realm"]).is_err());
         assert!(dialect(&["--accel", "kvm"]).unwrap_err().contains("x86_64"));
         assert_eq!(dialect(&["--arch", "x86_64", "--accel", "kvm"]), Ok(Dialect::Tdx));
+        assert!(dialect(&["--arch", "x86_64", "--accel", "kvm", "--firmware", "uefi"]).is_err());
+        assert!(dialect(&["--firmware", "grub-bios"]).unwrap_err().contains("direct, uefi, grub-uefi"));
         for bad in [["--cpus", "0"], ["--cpus", "9"], ["--host-cpus", "9"], ["--memory", "3M"], ["--timeout", "0"]] {
             assert!(dialect(&bad).is_err(), "{bad:?}");
         }

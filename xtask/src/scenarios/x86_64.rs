@@ -7,7 +7,7 @@ use crate::firmware::Firmware;
 use crate::machine::PC;
 
 /// What any scenario here has.
-const X86: Scenario = Scenario { dialect: Dialect::Tdx, machine: PC, ..PLAIN };
+const X86: Scenario = Scenario { dialect: Dialect::Tdx, machine: PC, firmware: Firmware::GrubBios, ..PLAIN };
 
 // Linux runs on one CPU only: with more of them, Bochs 3.0 saves a wrong RIP now and then when a VM exit follows right upon an
 // exception (docs/caveats.md). Guests with several vCPUs take turns there. The tiny guests take few exceptions, and have two.
@@ -136,6 +136,16 @@ pub const ALL: &[Scenario] = &[
         arguments: "test=functional",
         log: &["postern: UEFI application", "host: guest ended"],
         timeout: 180,
+        ..TINY
+    },
+    Scenario {
+        name: "x86-grub-uefi-multiboot2",
+        proves: "GRUB in UEFI starts Postern by Multiboot2, without the application",
+        firmware: Firmware::GrubUefiMultiboot2,
+        arguments: "test=functional",
+        log: &["Booting `Postern by Multiboot2'", "host: guest ended"],
+        timeout: 180,
+        never: &["guest: FAIL", "postern: UEFI application"],
         ..TINY
     },
     Scenario {

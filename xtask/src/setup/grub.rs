@@ -10,6 +10,10 @@ use std::process::{Command, Stdio};
 /// What GRUB needs to read a CD and boot Postern; nothing else goes into its image.
 const MODULES: [&str; 5] = ["iso9660", "biosdisk", "multiboot2", "linux", "halt"];
 
+/// What it needs in UEFI to read a disk, show a menu and start the application.
+const EFI_MODULES: [&str; 10] =
+    ["part_gpt", "part_msdos", "fat", "search", "search_fs_file", "configfile", "normal", "chain", "echo", "test"];
+
 /// What GRUB boots from a CD.
 pub struct Menu<'a> {
     /// A Multiboot2 kernel, or Linux.
@@ -82,18 +86,10 @@ impl Grub {
         let out = folder.join(format!("grub-{name}.efi"));
         let mut image = self.tool("grub-mkimage");
         image.args(["-O", name, "-p", "/boot/grub", "-d"]).arg(modules).arg("-c").arg(&script).arg("-o").arg(&out);
-        image.args([
-            "part_gpt",
-            "part_msdos",
-            "fat",
-            "search",
-            "search_fs_file",
-            "configfile",
-            "normal",
-            "chain",
-            "echo",
-            "test",
-        ]);
+        image.args(EFI_MODULES);
+        if name == "x86_64-efi" {
+            image.arg("multiboot2");
+        }
         finish(&mut image, "grub-mkimage")?;
         Ok(out)
     }
