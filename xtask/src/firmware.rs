@@ -1,15 +1,16 @@
 //! How the emulated machine is booted: directly by the emulator, or through its firmware from a disk.
 
 use crate::arch::Arch;
+use crate::image::iso::{self, Bios};
 use crate::image::{self, BUNDLE, Content, DEFAULT_SETTINGS, MENU, POSTERN, SETTINGS};
 use crate::machine::Machine;
-use crate::paths;
+use crate::setup::grub::{self, Grub};
 use crate::setup::{Cache, uefi};
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result, anyhow};
 use clap::ValueEnum;
+use loader::config;
 use std::fs;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::{Path, PathBuf};
 
 /// The way a run boots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -24,6 +25,27 @@ pub enum Firmware {
     GrubUefiMultiboot2,
     /// The BIOS starts GRUB from a CD, and GRUB Postern by Multiboot2 (x86_64).
     GrubBios,
+    /// A hybrid image, as `cargo xtask image` makes it.
+    #[value(skip)]
+    Iso(Rom, Drive),
+}
+
+/// What runs first on a PC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rom {
+    /// The emulator's BIOS.
+    Bios,
+    /// UEFI.
+    Uefi,
+}
+
+/// What an image has been written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drive {
+    /// A disk, such as a USB stick.
+    Disk,
+    /// A CD.
+    Cd,
 }
 
 /// What a UEFI disk starts first.
@@ -35,12 +57,22 @@ pub enum Boot {
     GrubUefi,
 }
 
-/// All that a disk for one run is made of, but for the bundle.
+/// All that the media of one run are made of, but for Postern and the bundle.
 #[derive(Clone, Debug)]
 pub struct Chain {
-    /// The emulator's firmware.
-    pub firmware: PathBuf,
+    /// The emulator's firmware, if it is not its own BIOS.
+    pub firmware: Option<PathBuf>,
     programs: Vec<Content>,
+    /// A hybrid image in place of a disk: what makes it, and what it is written to.
+    hybrid: Option<(Grub, Drive)>,
+}
+
+/// What the machine finds in a drive.
+pub struct Medium {
+    /// Its content.
+    pub file: PathBuf,
+    /// The drive.
+    pub drive: Drive,
 }
 
 impl Firmware {
@@ -72,26 +104,53 @@ impl Firmware {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
-    /// Gets and builds the chain; none for a boot without UEFI.
+    /// Gets and builds the chain; none for what the emulator can do without.
     pub fn prepare(self, arch: Arch) -> Result<Option<Chain>> {
         let (boot, entry) = match self {
             Firmware::Direct | Firmware::GrubBios => return Ok(None),
-            Firmware::Uefi => (Boot::Uefi, 0),
+            Firmware::Uefi | Firmware::Iso(..) => (Boot::Uefi, 0),
             Firmware::GrubUefi => (Boot::GrubUefi, 0),
             Firmware::GrubUefiMultiboot2 => (Boot::GrubUefi, 1),
         };
-        let firmware = uefi::firmware(&Cache::open()?, arch)?;
+        let firmware = match self {
+            Firmware::Iso(Rom::Bios, _) => None,
+            _ => Some(uefi::firmware(&Cache::open()?, arch)?),
+        };
+        let hybrid = match self {
+            Firmware::Iso(_, drive) => Some((grub::find(&Cache::open()?)?, drive)),
+            _ => None,
+        };
         let mut programs = image::programs(arch, boot, None)?;
         if boot == Boot::GrubUefi {
             programs.push((MENU.into(), image::menu(arch, entry).into()));
         }
-        Ok(Some(Chain { firmware, programs }))
+        Ok(Some(Chain { firmware, programs, hybrid }))
     }
 }
 
 impl Chain {
-    /// Content of the disk of one run.
-    pub fn content(&self, machine: &Machine) -> Result<Vec<u8>> {
+    /// Makes the media of one run in `folder`, in the order in which firmware tries them.
+    pub fn media(&self, machine: &Machine, folder: &Path) -> Result<Vec<Medium>> {
+        let contents = self.contents(machine)?;
+        let (file, drive) = match &self.hybrid {
+            Some((grub, drive)) => {
+                let file = folder.join("boot.iso");
+                let settings = config::parse(DEFAULT_SETTINGS.as_bytes()).map_err(|error| anyhow!("{error}"))?;
+                let bios = Bios::of(&settings).map_err(Error::msg)?;
+                iso::make(grub, folder, &contents, Some(&bios), &file)?;
+                (file, *drive)
+            }
+            None => {
+                let file = folder.join("boot.img");
+                fs::write(&file, image::disk(&contents)?).context("the disk of this run cannot be written")?;
+                (file, Drive::Disk)
+            }
+        };
+        Ok(vec![Medium { file, drive }])
+    }
+
+    /// Files of the volume with everything in order.
+    fn contents(&self, machine: &Machine) -> Result<Vec<Content>> {
         let read = |file: &PathBuf| fs::read(file).with_context(|| format!("{} cannot be read", file.display()));
         let mut contents = self.programs.clone();
         contents.push((POSTERN.into(), read(&machine.kernel)?));
@@ -99,27 +158,7 @@ impl Chain {
         if let Some(bundle) = &machine.initrd {
             contents.push((BUNDLE.into(), read(bundle)?));
         }
-        image::disk(&contents)
-    }
-
-    /// Makes the disk of one run.
-    pub fn disk(&self, machine: &Machine) -> Result<Disk> {
-        static RUNS: AtomicU32 = AtomicU32::new(0);
-        let name = format!("uefi-{}-{}.img", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed));
-        let folder = paths::bare().join("machines");
-        fs::create_dir_all(&folder)?;
-        let disk = Disk(folder.join(name));
-        fs::write(&disk.0, self.content(machine)?).context("the disk of this run cannot be written")?;
-        Ok(disk)
-    }
-}
-
-/// A disk image that disappears with its last user.
-pub struct Disk(pub PathBuf);
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        Ok(contents)
     }
 }
 

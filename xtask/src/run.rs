@@ -134,7 +134,7 @@ impl Workbench {
         let chain = self.chains.iter().find(|(known, _)| *known == firmware).map(|(_, chain)| chain.clone());
         match (&self.emulator, chain) {
             (Emulator::Qemu(qemu), Some(chain)) => Emulator::Uefi(qemu.clone(), chain),
-            (Emulator::Bochs(bochs, _), Some(chain)) => Emulator::UefiPc(bochs.clone(), chain),
+            (Emulator::Bochs(bochs, _), Some(chain)) => Emulator::ChainPc(bochs.clone(), chain),
             (emulator, _) => emulator.clone(),
         }
     }

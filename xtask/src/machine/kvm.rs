@@ -1,13 +1,14 @@
 //! A PC on this machine's own CPU: QEMU with KVM, and VMX for its guest.
 
-use super::{Machine, Session, pc, virt};
+use super::desk::Desk;
+use super::{Machine, Session, virt};
 use crate::setup::grub::Grub;
 use crate::setup::kvm::Kvm;
 use anyhow::Result;
 
 /// Makes the CD and switches the machine on.
 pub fn start(kvm: &Kvm, grub: &Grub, machine: &Machine) -> Result<Session> {
-    let desk = pc::Desk::new()?;
+    let desk = Desk::new()?;
     let cd = desk.cd(grub, machine)?;
     let mut command = kvm.command();
     // The CPU's own features, and nothing that could not be moved to another machine.

@@ -1,5 +1,6 @@
 //! The emulated machine: a log on its first serial port, and the guest's console on its second.
 
+mod desk;
 mod kvm;
 mod pc;
 mod uefi;
@@ -12,6 +13,7 @@ use crate::setup::kvm::Kvm;
 use crate::setup::qemu::Qemu;
 use crate::verdict::{Evidence, Verdict};
 use anyhow::Result;
+use desk::Desk;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::Child;
@@ -32,8 +34,8 @@ pub enum Emulator {
     Qemu(Qemu),
     /// arm64: UEFI firmware boots it from a disk.
     Uefi(Qemu, Chain),
-    /// x86-64: the same.
-    UefiPc(Bochs, Chain),
+    /// x86-64: firmware, the BIOS or UEFI, boots it from a disk or CD.
+    ChainPc(Bochs, Chain),
     /// x86-64: GRUB boots a Multiboot2 kernel from a CD.
     Bochs(Bochs, Grub),
     /// x86-64: the same CD on this machine's own CPU, in a virtual machine that may use VMX itself.
@@ -117,7 +119,7 @@ pub struct Session {
     /// then.
     typist: Option<Typist>,
     /// Files of this one run.
-    desk: Option<pc::Desk>,
+    desk: Option<Desk>,
     /// The console is still the firmware's: it uses all serial ports of a PC.
     firmware: bool,
 }
@@ -135,7 +137,7 @@ impl Session {
         match emulator {
             Emulator::Qemu(qemu) => virt::start(qemu, machine),
             Emulator::Uefi(qemu, chain) => uefi::start(qemu, chain, machine),
-            Emulator::UefiPc(bochs, chain) => pc::start_uefi(bochs, chain, machine),
+            Emulator::ChainPc(bochs, chain) => pc::start_chain(bochs, chain, machine),
             Emulator::Bochs(bochs, grub) => pc::start(bochs, grub, machine),
             Emulator::Kvm(kvm, grub) => kvm::start(kvm, grub, machine),
         }
@@ -204,7 +206,7 @@ impl Session {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     let death = self.death();
-                    if let Some(ticks) = self.desk.as_ref().and_then(pc::Desk::ticks) {
+                    if let Some(ticks) = self.desk.as_ref().and_then(Desk::ticks) {
                         on(Event::SwitchedOff { ticks }, &evidence);
                     }
                     break death;

@@ -1,18 +1,17 @@
-//! A PC with VMX and EPT in Bochs, booted by GRUB from a CD.
+//! A PC with VMX and EPT in Bochs, booted by GRUB from a CD, or by its firmware.
 
+use super::desk::Desk;
 use super::{Clock, Machine, Session};
-use crate::firmware::Chain;
+use crate::firmware::{Chain, Drive, Medium};
 use crate::image::CYLINDER;
-use crate::paths;
 use crate::setup::bochs::Bochs;
-use crate::setup::grub::{Grub, Menu};
+use crate::setup::grub::Grub;
 use anyhow::{Context, Result, anyhow, bail};
 use std::fs;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Bochs 3.0 emulates no more memory than this, in MiB.
@@ -22,99 +21,62 @@ const CONNECT: Duration = Duration::from_secs(20);
 /// What Bochs says, as a "panic", when the machine switches itself off properly.
 const POWER_OFF: [&str; 2] = ["shutdown requested", "soft power off"];
 
-/// Folder with the files of one run, deleted in the end.
-pub struct Desk {
-    folder: PathBuf,
-}
-
-impl Desk {
-    /// A new folder.
-    pub fn new() -> Result<Self> {
-        static RUNS: AtomicU32 = AtomicU32::new(0);
-        let name = format!("pc-{}-{}", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed));
-        let folder = paths::bare().join("machines").join(name);
-        fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
-        Ok(Desk { folder })
-    }
-
-    /// Makes the CD that GRUB boots the machine from.
-    pub fn cd(&self, grub: &Grub, machine: &Machine) -> Result<PathBuf> {
-        let cd = self.folder.join("boot.iso");
-        let modules: Vec<&Path> = machine.initrd.iter().map(PathBuf::as_path).collect();
-        let menu = Menu {
-            kernel: &machine.kernel,
-            modules: &modules,
-            linux: machine.append.as_deref(),
-            load_only: machine.load_only,
-        };
-        grub.cd(&self.folder, &menu, &cd)?;
-        Ok(cd)
-    }
-
-    /// Whether Bochs has worked here, and says in its log why it ended.
-    pub fn is_bochs(&self) -> bool {
-        self.log().exists()
-    }
-
-    fn log(&self) -> PathBuf {
-        self.folder.join("bochs.log")
-    }
-
-    /// Why Bochs ended; nothing when the machine switched itself off.
-    pub fn last_words(&self) -> String {
-        last_words(&fs::read_to_string(self.log()).unwrap_or_default())
-    }
-
-    /// When Bochs ended.
-    pub fn ticks(&self) -> Option<u64> {
-        ticks(&fs::read_to_string(self.log()).ok()?)
-    }
-}
-
 /// Bochs' log starts each line with the count: `00217827059p[UNMAP ] >>PANIC<< text`.
-fn ticks(log: &str) -> Option<u64> {
+pub fn ticks(log: &str) -> Option<u64> {
     let line = log.lines().rev().find(|line| line.contains(">>PANIC<<"))?;
     line[..line.find(|c: char| !c.is_ascii_digit())?].parse().ok()
-}
-
-impl Drop for Desk {
-    fn drop(&mut self) {
-        // Bochs leaves a lock file beside its CD when it is killed; it goes with the folder.
-        let _ = fs::remove_dir_all(&self.folder);
-    }
 }
 
 /// Makes the CD and switches the machine on.
 pub fn start(bochs: &Bochs, grub: &Grub, machine: &Machine) -> Result<Session> {
     let desk = Desk::new()?;
-    let cd = desk.cd(grub, machine)?;
-    let medium = format!("ata0-master: type=cdrom, path={}, status=inserted\nboot: cdrom", cd.display());
-    switch_on(bochs, machine, desk, &bochs.bios, &medium)
+    let media = [Medium { file: desk.cd(grub, machine)?, drive: Drive::Cd }];
+    switch_on(bochs, machine, desk, None, &media)
 }
 
-/// Makes a disk that UEFI firmware boots, and switches the machine on.
-pub fn start_uefi(bochs: &Bochs, chain: &Chain, machine: &Machine) -> Result<Session> {
+/// Makes the media that firmware boots, and switches the machine on.
+pub fn start_chain(bochs: &Bochs, chain: &Chain, machine: &Machine) -> Result<Session> {
     let desk = Desk::new()?;
-    let disk = desk.folder.join("disk.img");
-    let content = chain.content(machine)?;
-    fs::write(&disk, &content)?;
-    let cylinders = content.len() as u64 / CYLINDER;
-    let geometry = format!("mode=flat, cylinders={cylinders}, heads=16, spt=63");
-    let medium = format!("ata0-master: type=disk, path={}, {geometry}\nboot: disk", disk.display());
-    let mut session = switch_on(bochs, machine, desk, &chain.firmware, &medium)?;
-    session.firmware = true;
+    let media = chain.media(machine, &desk.folder)?;
+    let mut session = switch_on(bochs, machine, desk, chain.firmware.as_deref(), &media)?;
+    session.firmware = chain.firmware.is_some();
     Ok(session)
 }
 
-/// Starts Bochs with a ROM and something to boot from.
-fn switch_on(bochs: &Bochs, machine: &Machine, desk: Desk, rom: &Path, medium: &str) -> Result<Session> {
+/// Bochs' words for what is in the drives.
+fn drives(media: &[Medium]) -> Result<String> {
+    let mut lines = String::new();
+    for (index, Medium { file, drive }) in media.iter().enumerate() {
+        let place = ["ata0-master", "ata0-slave", "ata1-master", "ata1-slave"].get(index);
+        let place = place.context("a PC has four drives")?;
+        let kind = match drive {
+            Drive::Cd => "type=cdrom, status=inserted".into(),
+            Drive::Disk => {
+                // A disk of whole cylinders; a stick is larger than the image on it, too.
+                let size = fs::metadata(file)?.len().next_multiple_of(CYLINDER);
+                fs::OpenOptions::new().write(true).open(file)?.set_len(size)?;
+                format!("type=disk, mode=flat, cylinders={}, heads=16, spt=63", size / CYLINDER)
+            }
+        };
+        lines.push_str(&format!("{place}: path={}, {kind}\n", file.display()));
+    }
+    let first = if media.first().is_some_and(|medium| medium.drive == Drive::Cd) { "cdrom" } else { "disk" };
+    Ok(format!("ata1: enabled=1, ioaddr1=0x170, ioaddr2=0x370, irq=15\n{lines}boot: {first}"))
+}
+
+/// Starts Bochs with a ROM, its BIOS unless there is another, and something to boot from.
+fn switch_on(bochs: &Bochs, machine: &Machine, desk: Desk, rom: Option<&Path>, media: &[Medium]) -> Result<Session> {
+    let rom = rom.unwrap_or(&bochs.bios);
     if machine.memory_mib > MEMORY_MAX_MIB {
         bail!("Bochs emulates at most {MEMORY_MAX_MIB} MiB of memory, and this takes {}", machine.memory_mib);
     }
     // Bochs connects to these as it starts, so nothing that a port says is lost, and no port number can be taken twice.
     let ports = [listen()?, listen()?];
     let config = desk.folder.join("bochsrc");
-    fs::write(&config, configuration(bochs, machine, &desk, (rom, medium), [port(&ports[0])?, port(&ports[1])?]))?;
+    fs::write(
+        &config,
+        configuration(bochs, machine, &desk, (rom, &drives(media)?), [port(&ports[0])?, port(&ports[1])?]),
+    )?;
     let mut command = bochs.command();
     command.args(["-q", "-f"]).arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().context("the emulator does not start")?;
@@ -196,7 +158,7 @@ fn accept(listener: &TcpListener, child: &mut Child) -> Result<TcpStream> {
 }
 
 /// Bochs' own log says last why it ended: `00217827059p[UNMAP ] >>PANIC<< text`.
-fn last_words(log: &str) -> String {
+pub fn last_words(log: &str) -> String {
     match log.lines().rev().find_map(|line| line.split_once(">>PANIC<<")) {
         Some((_, text)) if POWER_OFF.iter().any(|proper| text.contains(proper)) => String::new(),
         Some((_, text)) => format!("Bochs: {}", text.trim()),
@@ -208,6 +170,7 @@ fn last_words(log: &str) -> String {
 mod tests {
     use super::*;
     use crate::machine::{Emulator, Event};
+    use crate::paths;
     use crate::setup::{self, Cache};
     use crate::verdict::Verdict;
     use std::sync::atomic::AtomicBool;

@@ -1,31 +1,26 @@
-//! QEMU's `virt` machine with UEFI firmware and a disk to boot from.
+//! QEMU's `virt` machine with UEFI firmware and disks to boot from.
 
+use super::desk::Desk;
 use super::{Machine, Session, virt};
-use crate::firmware::{Chain, Disk};
+use crate::firmware::Chain;
 use crate::setup::qemu::Qemu;
 use anyhow::Result;
-use std::io::{self, Read};
 
 /// Switches the machine on.
 pub fn start(qemu: &Qemu, chain: &Chain, machine: &Machine) -> Result<Session> {
-    let disk = chain.disk(machine)?;
+    let desk = Desk::new()?;
     let mut command = qemu.command();
     // Firmware describes the machine by ACPI or by a device tree, never by both; Postern reads the tree.
     virt::describe(&mut command, machine, ",acpi=off");
-    command.arg("-bios").arg(&chain.firmware);
-    command.arg("-drive").arg(format!("if=none,id=boot,format=raw,readonly=on,file={}", disk.0.display()));
-    command.args(["-device", "virtio-blk-device,drive=boot"]);
-    virt::spawn(command, |log| Log { log, _disk: disk })
-}
-
-/// The log of a run, which is read to its end: until then there is a disk.
-struct Log<R> {
-    log: R,
-    _disk: Disk,
-}
-
-impl<R: Read> Read for Log<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.log.read(buffer)
+    if let Some(firmware) = &chain.firmware {
+        command.arg("-bios").arg(firmware);
     }
+    for (index, medium) in chain.media(machine, &desk.folder)?.iter().enumerate() {
+        let file = medium.file.display();
+        command.arg("-drive").arg(format!("if=none,id=disk{index},format=raw,readonly=on,file={file}"));
+        command.arg("-device").arg(format!("virtio-blk-device,drive=disk{index},bootindex={index}"));
+    }
+    let mut session = virt::spawn(command, |log| log)?;
+    session.desk = Some(desk);
+    Ok(session)
 }

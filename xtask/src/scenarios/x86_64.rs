@@ -3,7 +3,7 @@
 
 use super::{End, Flaw, Guest, PLAIN, Scenario};
 use crate::arch::Dialect;
-use crate::firmware::Firmware;
+use crate::firmware::{Drive, Firmware, Rom};
 use crate::machine::PC;
 
 /// What any scenario here has.
@@ -60,6 +60,10 @@ const TINY: Scenario = Scenario {
     at_least: &[("guest: done, ", 1)],
     ..X86
 };
+
+/// A boot from a hybrid image.
+const ISO: Scenario =
+    Scenario { host_cpus: 1, arguments: "test=functional", log: &["host: guest ended"], timeout: 180, ..TINY };
 
 /// All scenarios.
 pub const ALL: &[Scenario] = &[
@@ -147,6 +151,32 @@ pub const ALL: &[Scenario] = &[
         timeout: 180,
         never: &["guest: FAIL", "postern: UEFI application"],
         ..TINY
+    },
+    Scenario {
+        name: "x86-iso-bios-cd",
+        proves: "the hybrid image boots as a CD from the BIOS",
+        firmware: Firmware::Iso(Rom::Bios, Drive::Cd),
+        ..ISO
+    },
+    Scenario {
+        name: "x86-iso-bios-disk",
+        proves: "the hybrid image boots as a disk from the BIOS",
+        firmware: Firmware::Iso(Rom::Bios, Drive::Disk),
+        ..ISO
+    },
+    Scenario {
+        name: "x86-iso-uefi-cd",
+        proves: "the hybrid image boots as a CD from UEFI",
+        firmware: Firmware::Iso(Rom::Uefi, Drive::Cd),
+        log: &["postern: UEFI application", "host: guest ended"],
+        ..ISO
+    },
+    Scenario {
+        name: "x86-iso-uefi-disk",
+        proves: "the hybrid image boots as a disk from UEFI",
+        firmware: Firmware::Iso(Rom::Uefi, Drive::Disk),
+        log: &["postern: UEFI application", "host: guest ended"],
+        ..ISO
     },
     Scenario {
         name: "x86-soak",

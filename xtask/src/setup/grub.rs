@@ -10,6 +10,13 @@ use std::process::{Command, Stdio};
 /// What GRUB needs to read a CD and boot Postern; nothing else goes into its image.
 const MODULES: [&str; 5] = ["iso9660", "biosdisk", "multiboot2", "linux", "halt"];
 
+/// What it needs to look into the volume on a CD or on a disk that was one.
+const HYBRID_MODULES: [&str; 6] = ["iso9660", "biosdisk", "part_msdos", "loopback", "fat", "multiboot2"];
+
+/// The time that a CD is from, in Unix' seconds, and its files, as xorriso reads it: the first that FAT knows.
+const EPOCH: &str = "315532800";
+const FILES_FROM: &str = "1980010100000000";
+
 /// What it needs in UEFI to read a disk, show a menu and start the application.
 const EFI_MODULES: [&str; 10] =
     ["part_gpt", "part_msdos", "fat", "search", "search_fs_file", "configfile", "normal", "chain", "echo", "test"];
@@ -24,6 +31,18 @@ pub struct Menu<'a> {
     pub linux: Option<&'a str>,
     /// Switch the machine off instead, once everything is in memory.
     pub load_only: bool,
+}
+
+/// A CD that is a disk as well.
+pub struct Hybrid<'a> {
+    /// For files on the way to it.
+    pub folder: &'a Path,
+    /// What is on it.
+    pub tree: &'a Path,
+    /// Path on it of the FAT volume that UEFI boots.
+    pub volume: &'a str,
+    /// What GRUB does when the BIOS boots it; nothing when it is not for the BIOS.
+    pub script: Option<&'a str>,
 }
 
 /// The tools.
@@ -70,6 +89,31 @@ impl Grub {
         cd.args(["-as", "mkisofs", "-quiet", "-R", "-b", "boot/eltorito.img", "-no-emul-boot"]);
         cd.args(["-boot-load-size", "4", "-boot-info-table", "-o"]).arg(iso).arg(folder.join("cd"));
         finish(&mut cd, "xorriso")
+    }
+
+    /// Makes the image `out`, the same for the same content.
+    pub fn hybrid(&self, hybrid: &Hybrid<'_>, out: &Path) -> Result<()> {
+        let mut image = self.tool("xorriso");
+        image.env("SOURCE_DATE_EPOCH", EPOCH).env("TZ", "UTC");
+        image.args(["-as", "mkisofs", "-quiet", "-r", "-volid", "POSTERN", "--set_all_file_dates", FILES_FROM]);
+        if let Some(script) = hybrid.script {
+            let boot = hybrid.tree.join("boot/grub");
+            fs::create_dir_all(&boot)?;
+            let config = hybrid.folder.join("grub-hybrid.cfg");
+            fs::write(&config, script)?;
+            let mut core = self.tool("grub-mkimage");
+            core.args(["-O", "i386-pc-eltorito", "-p", "/boot/grub", "-d"]).arg(self.0.usr("lib/grub/i386-pc"));
+            core.arg("-c").arg(&config).arg("-o").arg(boot.join("eltorito.img")).args(HYBRID_MODULES);
+            finish(&mut core, "grub-mkimage")?;
+            image.args(["-b", "boot/grub/eltorito.img", "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table"]);
+            image.arg("--grub2-boot-info").arg("--grub2-mbr").arg(self.0.usr("lib/grub/i386-pc/boot_hybrid.img"));
+            image.arg("-eltorito-alt-boot");
+        }
+        // A size of one means up to the end (UEFI Specification 2.10, section 13.3.2.1): the field has 16 bits.
+        image.args(["-e", hybrid.volume, "-no-emul-boot", "-boot-load-size", "1"]);
+        image.args(["-efi-boot-part", "--efi-boot-image", "--protective-msdos-label"]);
+        image.arg("-o").arg(out).arg(hybrid.tree);
+        finish(&mut image, "xorriso")
     }
 
     /// Makes GRUB's program for UEFI in `folder`: it finds its menu, `/boot/grub/grub.cfg`, on the volume with Postern's

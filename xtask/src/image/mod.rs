@@ -1,4 +1,7 @@
-//! `cargo xtask image`: a disk that boots Postern through UEFI, the same to the last bit for the same content.
+//! `cargo xtask image`: a disk or CD that boots Postern, the same to the last bit for the same content.
+
+mod disk;
+pub mod iso;
 
 use crate::arch::{Arch, Dialect};
 use crate::bundle::Bundle;
@@ -7,29 +10,12 @@ use crate::run::{Workbench, default_cmdline};
 use crate::setup::uefi;
 use crate::{build, paths, setup};
 use anyhow::{Context, Result, bail};
-use fatfs::{Date, DateTime, FatType, FileSystem, FormatVolumeOptions, FsOptions, Time, TimeProvider};
-use gpt::disk::LogicalBlockSize;
-use gpt::mbr::ProtectiveMBR;
-use gpt::partition_types::EFI;
 use loader::config;
 use std::fs;
-use std::io::{Cursor, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use uuid::Uuid;
 
-const SECTOR: u64 = 512;
-const MIB: u64 = 1 << 20;
-/// Where the only partition starts, and what is left behind it for the second copy of the table.
-const MARGIN: u64 = MIB;
-/// Emulators that know a disk by its geometry want whole cylinders of 16 heads and 63 sectors.
-pub const CYLINDER: u64 = 16 * 63 * SECTOR;
-/// FAT32 has at least 65525 clusters; this leaves no doubt.
-const PARTITION_MIN: u64 = 48 * MIB;
-/// Identities of the disk, its partition and its file system: fixed, so that images repeat bit for bit.
-const DISK: Uuid = Uuid::from_u128(0x706f_7374_6572_4e00_8000_0000_0000_0001);
-const PARTITION: Uuid = Uuid::from_u128(0x706f_7374_6572_4e00_8000_0000_0000_0002);
-const VOLUME: u32 = 0x504f_5354;
+pub use disk::{CYLINDER, disk};
 
 /// Where the application looks for its settings.
 pub const SETTINGS: &str = "/EFI/POSTERN/postern.conf";
@@ -66,9 +52,21 @@ pub struct Options {
     /// The certificate of the key (PEM).
     #[arg(long, value_name = "CERT", requires = "sign")]
     cert: Option<PathBuf>,
+    /// What to make [default: iso when the file is called so, else disk].
+    #[arg(long, value_enum)]
+    format: Option<Format>,
     /// The image; an existing file is overwritten.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+}
+
+/// Kinds of images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// A GPT disk with an EFI system partition, for UEFI.
+    Disk,
+    /// A CD that is a disk as well when it is written to one: for UEFI, and on x86_64 for the BIOS.
+    Iso,
 }
 
 /// A file for the volume: its path there, and its content.
@@ -86,6 +84,10 @@ pub fn run(options: &Options) -> Result<()> {
     let paths = [parsed.bundle, parsed.host_kernel, parsed.host_initrd, parsed.guest_kernel, parsed.guest_initrd];
     wanted.extend(paths.into_iter().chain([parsed.device_tree]).flatten().map(str::to_owned));
     let folder = options.config.as_deref().and_then(Path::parent);
+    let suffix = options.out.extension().is_some_and(|suffix| suffix.eq_ignore_ascii_case("iso"));
+    let format = options.format.unwrap_or(if suffix { Format::Iso } else { Format::Disk });
+    let bios = (format == Format::Iso && options.arch == Arch::X86_64).then(|| iso::Bios::of(&parsed)).transpose();
+    let bios = bios.map_err(|why| anyhow::anyhow!("{}: {why}", named.display()))?;
     let mut contents = programs(options.arch, options.boot, options.sign.as_deref().zip(options.cert.as_deref()))?;
     for path in wanted.iter().map(|path| path.replace('\\', "/")) {
         let beside = folder.and_then(|folder| beside(folder, &path));
@@ -96,9 +98,15 @@ pub fn run(options: &Options) -> Result<()> {
     if options.boot == Boot::GrubUefi {
         contents.push((MENU.into(), menu(options.arch, 0).into()));
     }
-    let disk = disk(&contents)?;
-    fs::write(&options.out, disk).with_context(|| format!("{} cannot be written", options.out.display()))?;
-    Ok(())
+    match format {
+        Format::Disk => fs::write(&options.out, disk(&contents)?)
+            .with_context(|| format!("{} cannot be written", options.out.display())),
+        Format::Iso => {
+            let grub = setup::grub::find(&setup::Cache::open()?)?;
+            let folder = iso::Folder::new()?;
+            iso::make(&grub, &folder.0, &contents, bios.as_ref(), &options.out)
+        }
+    }
 }
 
 /// A file that the settings name, as it lies beside them.
@@ -189,89 +197,9 @@ fn signed(tools: &setup::private::Private, file: &Path, key: &Path, cert: &Path)
     Ok(out)
 }
 
-/// A disk with these files on one EFI system partition.
-pub fn disk(contents: &[Content]) -> Result<Vec<u8>> {
-    let bytes: u64 = contents.iter().map(|(_, content)| content.len() as u64 + 64 * 1024).sum();
-    let size = (bytes + bytes / 64 + 8 * MIB).max(PARTITION_MIN).next_multiple_of(MIB);
-    let volume = volume(contents, size)?;
-    let mut disk = Cursor::new(vec![0; (size + 2 * MARGIN).next_multiple_of(CYLINDER) as usize]);
-    let sectors = u32::try_from(disk.get_ref().len() as u64 / SECTOR - 1).context("the image is larger than 2 TiB")?;
-    ProtectiveMBR::with_lb_size(sectors).overwrite_lba0(&mut disk)?;
-    let config = gpt::GptConfig::new().writable(true).logical_block_size(LogicalBlockSize::Lb512);
-    let mut table = config.create_from_device(disk, Some(DISK))?;
-    let id = table.add_partition("postern", size, EFI, 0, Some(MARGIN / SECTOR))?;
-    let mut partitions = table.partitions().clone();
-    let partition = partitions.get_mut(&id).context("the partition that was just made")?;
-    partition.part_guid = PARTITION;
-    let start = partition.first_lba * SECTOR;
-    table.update_partitions(partitions)?;
-    let mut disk = table.write()?;
-    disk.seek(SeekFrom::Start(start))?;
-    disk.write_all(&volume)?;
-    Ok(disk.into_inner())
-}
-
-/// The time that all files are from: the first that FAT knows.
-#[derive(Debug)]
-struct Epoch;
-
-impl TimeProvider for Epoch {
-    fn get_current_date(&self) -> Date {
-        Date { year: 1980, month: 1, day: 1 }
-    }
-
-    fn get_current_date_time(&self) -> DateTime {
-        DateTime { date: self.get_current_date(), time: Time { hour: 0, min: 0, sec: 0, millis: 0 } }
-    }
-}
-
-/// A FAT32 volume of `size` bytes.
-fn volume(contents: &[Content], size: u64) -> Result<Vec<u8>> {
-    let mut volume = Cursor::new(vec![0; size as usize]);
-    let options = FormatVolumeOptions::new().fat_type(FatType::Fat32).volume_id(VOLUME).volume_label(*b"POSTERN    ");
-    fatfs::format_volume(&mut volume, options.bytes_per_cluster(512))?;
-    {
-        let system = FileSystem::new(&mut volume, FsOptions::new().time_provider(&Epoch))?;
-        for (path, content) in contents {
-            let mut folder = system.root_dir();
-            let mut parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
-            let name = parts.pop().unwrap_or_default();
-            for part in parts {
-                folder = folder.create_dir(part)?;
-            }
-            let mut file = folder.create_file(name).with_context(|| format!("{path} cannot be put on a FAT volume"))?;
-            file.truncate()?;
-            file.write_all(content)?;
-        }
-    }
-    Ok(volume.into_inner())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
-
-    fn contents() -> Vec<Content> {
-        vec![("/EFI/BOOT/BOOTAA64.EFI".into(), b"application".to_vec()), (SETTINGS.into(), DEFAULT_SETTINGS.into())]
-    }
-
-    #[test]
-    fn an_image_holds_its_files_and_repeats_bit_for_bit() {
-        let disk = disk(&contents()).unwrap();
-        assert!(disk == super::disk(&contents()).unwrap(), "the same content makes the same image");
-        let table = gpt::GptConfig::new().open_from_device(Cursor::new(disk.clone())).unwrap();
-        let partition = table.partitions().values().next().unwrap();
-        assert_eq!((table.partitions().len(), partition.part_type_guid.guid), (1, EFI.guid));
-        let start = (partition.first_lba * SECTOR) as usize;
-        let system = FileSystem::new(Cursor::new(disk[start..].to_vec()), FsOptions::new()).unwrap();
-        assert_eq!(system.fat_type(), FatType::Fat32);
-        for (path, content) in contents() {
-            let mut read = Vec::new();
-            system.root_dir().open_file(path.trim_start_matches('/')).unwrap().read_to_end(&mut read).unwrap();
-            assert_eq!(read, content);
-        }
-    }
 
     #[test]
     fn the_default_settings_are_ones_that_the_application_takes() {
