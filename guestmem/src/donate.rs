@@ -2,7 +2,7 @@
 
 use crate::block::Block;
 use crate::entries::BlockSlots;
-use crate::guest::{Guest, counter};
+use crate::guest::{Guest, VmLock, counter};
 use crate::motion::{Clean, Cut, Flushed};
 use crate::record::{COUNT_MAX, Record, State};
 use crate::sync::{Ordering, Word};
@@ -72,12 +72,42 @@ impl<M: Machine> Core<M> {
         size: Size,
         budget: &mut Budget,
     ) -> Result<Progress, Refusal> {
-        vm.check_range(gfn, size.frames())?;
-        budget.begin();
         match size {
-            Size::Page => self.donate_page(vm, frame, gfn).map(|()| Progress::Done),
-            Size::Block => self.donate_block(vm, frame, gfn, budget),
+            Size::Page => self.donate_pages(vm, frame, gfn, 1).map(|_| Progress::Done),
+            Size::Block => {
+                vm.check_range(gfn, size.frames())?;
+                budget.begin();
+                self.donate_block(vm, frame, gfn, budget)
+            }
         }
+    }
+
+    /// Gives consecutive frames of the host to a guest, at consecutive addresses from `gfn` on, as [`Core::donate`] gives
+    /// one. Returns how many: it ends at the first that is refused, and where the frames' 2 MiB block ends. `count` is
+    /// taken to be small enough for one call.
+    ///
+    /// # Errors
+    /// As [`Core::donate`], when the first one is refused.
+    pub fn donate_pages(&self, vm: &Guest, frame: Pfn, gfn: Gfn, count: u64) -> Result<u64, Refusal> {
+        vm.check_range(gfn, 1)?;
+        let structure = vm.lock();
+        vm.check_live()?;
+        let mut block = self.lock(frame)?;
+        self.donate_page(vm, &structure, &mut block, frame, gfn)?;
+        let mut given = 1;
+        let last = BLOCK_FRAMES - frame.in_block() as u64;
+        while given < count.min(last) {
+            let next = gfn.offset(given);
+            let given_too = vm
+                .check_range(next, 1)
+                .and_then(|()| self.donate_page(vm, &structure, &mut block, frame.offset(given), next));
+            if given_too.is_err() {
+                break;
+            }
+            given += 1;
+        }
+        self.settle(vm, &mut block, frame.offset(given - 1));
+        Ok(given)
     }
 
     /// Cuts a frame of a split block from the host, and wipes it.
@@ -89,20 +119,26 @@ impl<M: Machine> Core<M> {
     }
 
     /// The empty page entry of `gfn`, with tables down to it.
-    fn vacant_page(&self, vm: &Guest, structure: &crate::guest::VmLock<'_>, gfn: Gfn) -> Result<&Word, Refusal> {
+    fn vacant_page(&self, vm: &Guest, structure: &VmLock<'_>, gfn: Gfn) -> Result<&Word, Refusal> {
         let slot = self.extend(vm, structure, gfn.get(), PAGE_LEVEL)?;
         if slot.load(Ordering::Acquire) == 0 { Ok(slot) } else { Err(Refusal::Occupied) }
     }
 
-    fn donate_page(&self, vm: &Guest, frame: Pfn, gfn: Gfn) -> Result<(), Refusal> {
-        let structure = vm.lock();
-        vm.check_live()?;
-        let mut block = self.lock(frame)?;
+    /// One page, whose frame is in the locked block.
+    #[inline]
+    fn donate_page(
+        &self,
+        vm: &Guest,
+        structure: &VmLock<'_>,
+        block: &mut Block<'_, M>,
+        frame: Pfn,
+        gfn: Gfn,
+    ) -> Result<(), Refusal> {
         let moving = permit(block.record(frame), Event::Donate, None)?;
         let wanted = self.wanted(vm, gfn);
-        let slot = self.vacant_page(vm, &structure, gfn)?;
+        let slot = self.vacant_page(vm, structure, gfn)?;
         let alias = match (wanted, vm.alias(gfn)) {
-            (Visibility::Shared, Some(number)) => Some(self.extend(vm, &structure, number, PAGE_LEVEL)?),
+            (Visibility::Shared, Some(number)) => Some(self.extend(vm, structure, number, PAGE_LEVEL)?),
             _ => None,
         };
         let arrival = if alias.is_some() { Event::ArriveShared } else { Event::Arrive };
@@ -111,7 +147,7 @@ impl<M: Machine> Core<M> {
         let reserve = block.reserve()?;
 
         block.split(reserve);
-        let clean = self.take_from_host(&mut block, frame);
+        let clean = self.take_from_host(block, frame);
         match alias {
             None => slot.store(Self::guest_leaf(frame, PAGE_LEVEL, Visibility::Private), Ordering::Release),
             Some(alias) => {
@@ -124,7 +160,6 @@ impl<M: Machine> Core<M> {
         self.machine.publish();
         let counter = if alias.is_some() { counter::SHARED_IN } else { counter::PRIVATE_IN };
         vm.count(counter, frame, 1);
-        self.settle(vm, &mut block, frame);
         Ok(())
     }
 

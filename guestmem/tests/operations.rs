@@ -32,6 +32,47 @@ on_both! {
         w.check(&[]);
     }
 
+    fn b4_several_pages_are_donated_up_to_the_first_that_is_refused(w) {
+        let vm = w.aliased(1);
+        (0..8).for_each(|n| assert!(w.host_writes(w.page(n), 0x5ec)));
+        assert_eq!(w.core.donate_pages(&vm, w.page(0), w.gfn(0), 8), Ok(8));
+        for n in 0..8 {
+            assert_eq!(w.host_reads(w.page(n)), None, "A1: the host has lost it");
+            assert_eq!(w.guest_reads(&vm, w.gfn(n)), Some(0), "C4: it arrives zeroed");
+        }
+        w.check(&[&vm]);
+        // The third is pinned, and the fourth is as if it had not been asked for.
+        w.core.pin(w.page(10), State::Host).unwrap();
+        w.host_writes(w.page(11), 0x600d);
+        assert_eq!(w.core.donate_pages(&vm, w.page(8), w.gfn(8), 8), Ok(2));
+        assert_eq!(w.host_reads(w.page(11)), Some(0x600d));
+        assert_eq!(w.core.donate_pages(&vm, w.page(10), w.gfn(10), 8), Err(Refusal::Pinned));
+        // What the guest wants shared arrives shared among the others.
+        w.core.share(&vm, w.gfn(21)).unwrap();
+        assert_eq!(w.core.donate_pages(&vm, w.page(20), w.gfn(20), 3), Ok(3));
+        assert_eq!(w.alias_reads(&vm, w.gfn(21)), Some(0));
+        assert_eq!(w.host_reads(w.page(21)), Some(0), "wiped, and open");
+        // Something is there; RAM of the guest ends; the frames' block ends.
+        assert_eq!(w.core.donate_pages(&vm, w.page(40), w.gfn(19), 8), Ok(1));
+        assert_eq!(w.core.donate_pages(&vm, w.page(48), w.gfn(16 * 512 - 2), 8), Ok(2));
+        assert_eq!(w.core.donate_pages(&vm, w.page(509), w.gfn(600), 8), Ok(3));
+        w.check(&[&vm]);
+        w.core.unpin(w.page(10)).unwrap();
+        w.end(&vm);
+        w.check(&[]);
+    }
+
+    fn c6_a_block_that_was_given_in_pieces_is_made_whole(w) {
+        let vm = w.plain(1);
+        for n in (0..512).step_by(8) {
+            assert_eq!(w.core.donate_pages(&vm, w.block(2).offset(n), w.gfn(512 + n), 8), Ok(8));
+        }
+        assert_eq!(w.core.stats().merges, 1);
+        w.check(&[&vm]);
+        w.end(&vm);
+        w.check(&[]);
+    }
+
     fn a4_with_an_alias_a_page_is_in_one_half_at_a_time(w) {
         let vm = w.aliased(1);
         let (frame, gfn) = (w.page(0), w.gfn(5));

@@ -330,7 +330,8 @@ proptest! {
             let budget = &mut Budget::new(budget);
             core.machine.interrupt.store(a % 5 == 0, Relaxed);
             match what {
-                0 | 1 => drop(core.donate(vm, frame, gfn, Size::Page, budget)),
+                0 => drop(core.donate(vm, frame, gfn, Size::Page, budget)),
+                1 => drop(core.donate_pages(vm, frame, gfn, 1 + b % 8)),
                 2 | 3 => drop(core.donate(vm, frame.block_start(), gfn.block_start(), Size::Block, budget)),
                 4 => drop(core.donate(vm, frame, gfn, Size::Block, budget)),
                 5 => drop(core.share(vm, gfn)),

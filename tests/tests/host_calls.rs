@@ -257,10 +257,16 @@ fn c1_vm_donate_gives_what_the_host_owns_once_and_wiped() {
 
     let (new, ipa) = (world.page(), guest.ipa(2));
     for (pa, ipa, count) in
-        [(new + 1, ipa, 1), (new, ipa + 1, 1), (new, ipa, 0), (new, ipa, 2), (new, ipa, 511), (new, ipa, u64::MAX)]
+        [(new + 1, ipa, 1), (new, ipa + 1, 1), (new, ipa, 0), (new, ipa, 9), (new, ipa, 511), (new, ipa, u64::MAX)]
     {
         assert_eq!(world.refusal(VM_DONATE, [guest.handle, pa, ipa, count]), INVALID);
     }
+    // Up to the first frame that is not to be had.
+    let few = world.pages(4);
+    world.ok(VM_DONATE, [guest.handle, few + 2 * FRAME_SIZE, guest.ipa(20), 1]);
+    assert_eq!(world.call(VM_DONATE, [guest.handle, few, guest.ipa(8), 4]), (OK, [2, 0, 0]));
+    assert_eq!((guest.reads(guest.ipa(9)), world.host_reads(few + FRAME_SIZE)), (Some(0), None));
+    assert_eq!(world.refusal(VM_DONATE, [guest.handle, few + 2 * FRAME_SIZE, guest.ipa(10), 2]), OWNER);
     let new_block = world.block();
     for (pa, ipa) in [(new_block + FRAME_SIZE, guest.ipa(1024)), (new_block, guest.ipa(1023))] {
         assert_eq!(world.refusal(VM_DONATE, [guest.handle, pa, ipa, 512]), INVALID);

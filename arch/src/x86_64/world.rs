@@ -148,7 +148,8 @@ impl World {
         if self.cr2 != other.cr2 {
             set_fault_address(self.cr2);
         }
-        if self.debug != other.debug {
+        // Not `!=`, which is a call to a loop over bytes here.
+        if self.debug.iter().zip(other.debug).fold(0, |differs, (a, b)| differs | (a ^ b)) != 0 {
             set_debug_registers(&self.debug);
         }
     }

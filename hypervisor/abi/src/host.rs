@@ -19,8 +19,9 @@ pub const VM_CREATE: u64 = BASE + 2;
 /// `(handle, pa, frames) -> frames taken`: gives up to [`FRAMES_PER_CALL`] frames for the VM's tables and vCPU state; they
 /// come back when the VM is reclaimed.
 pub const VM_DONATE_META: u64 = BASE + 3;
-/// `(handle, pa, ipa, frames)`: gives memory, which arrives zeroed. `frames` is 1, or 512 with `pa` and `ipa` multiples
-/// of 2 MiB. Answers [`MORE`] while a block is being wiped.
+/// `(handle, pa, ipa, frames) -> frames given`: gives memory, which arrives zeroed. `frames` is 512, with `pa` and `ipa`
+/// multiples of 2 MiB, or 1 to [`PAGES_PER_DONATION`]: then the ones up to the first that is refused are given, or up to the
+/// end of their 2 MiB block. Answers [`MORE`] while a block is being wiped.
 pub const VM_DONATE: u64 = BASE + 4;
 /// `(handle, pa, ipa)`: gives one frame with its content, which is measured; only before [`VM_SEAL`].
 /// Answers [`MORE`] until the frame has been hashed.
@@ -103,6 +104,8 @@ pub const ABSENT: i64 = -13;
 
 /// Most frames that one call takes for metadata or the pool; the metadata of [`VM_CREATE`] too.
 pub const FRAMES_PER_CALL: u64 = 4;
+/// Most frames of [`VM_DONATE`] that are not a block.
+pub const PAGES_PER_DONATION: u64 = 8;
 /// Fewest metadata frames of [`VM_CREATE`]: two for the root table, one for the map of shared pages, one spare.
 pub const META_FRAMES_MIN: u64 = 4;
 /// Most VMs at a time.

@@ -102,7 +102,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "small-pages",
         proves: "C6: the host may give memory in 4 KiB pages only",
-        config: &[("blocks", "0")],
+        config: &[("give", "page")],
         memory_mib: 256,
         arguments: "postern.script=smoke",
         console: &["postern-guest: status 0"],

@@ -119,7 +119,7 @@ pub const ALL: &[Scenario] = &[
         name: "x86-small-pages",
         proves: "C6: the same on one vCPU, and the host gives memory in 4 KiB pages only",
         host_cpus: 1,
-        config: &[("blocks", "0")],
+        config: &[("give", "page")],
         arguments: "test=functional",
         timeout: 120,
         ..TINY

@@ -1,6 +1,6 @@
 //! `VM_DONATE`.
 
-use super::{Call, DONE, MORE, Reply, frame};
+use super::{Call, MORE, Reply, done, frame};
 use crate::{Postern, Refused};
 use abi::host::{self, vm_state};
 use core::sync::atomic::Ordering;
@@ -10,9 +10,10 @@ use guestmem::{Budget, Progress, Size};
 pub const CALL: Call = Call {
     number: host::VM_DONATE,
     name: "VM_DONATE",
-    arguments: &["handle", "physical address", "guest physical address", "frames: 1 or 512"],
-    results: &[],
-    summary: "Gives memory to a VM; it arrives zeroed, private or shared as the guest wants that address.",
+    arguments: &["handle", "physical address", "guest physical address", "frames: 1 to 8, or 512"],
+    results: &["frames given"],
+    summary: "Gives memory to a VM; it arrives zeroed, private or shared as the guest wants that address. Of up to 8 \
+              frames, those up to the first that is refused, or to the end of their 2 MiB block.",
     run,
 };
 
@@ -22,9 +23,9 @@ const FRAMES: u64 = 32;
 fn run(postern: &Postern, [handle, address, ipa, count, ..]: [u64; 6]) -> Result<Reply, Refused> {
     let frame = frame(address)?;
     let size = match count {
-        1 => Size::Page,
+        1..=host::PAGES_PER_DONATION => Size::Page,
         512 => Size::Block,
-        _ => return Err(Refused::Invalid("the number of frames: 1 or 512")),
+        _ => return Err(Refused::Invalid("the number of frames: 1 to 8, or 512")),
     };
     let unit = size.frames() * abi::FRAME_SIZE;
     if !address.is_multiple_of(unit) || !ipa.is_multiple_of(unit) {
@@ -35,9 +36,12 @@ fn run(postern: &Postern, [handle, address, ipa, count, ..]: [u64; 6]) -> Result
             return Err(Refused::State("the VM is destroyed"));
         }
         let gfn = vm.ram(ipa).ok_or(Refused::Core(guestmem::Refusal::OutOfRange))?;
-        match postern.core.donate(&vm.memory, frame, gfn, size, &mut Budget::new(FRAMES))? {
-            Progress::Done => Ok(DONE),
-            Progress::More => Ok(MORE),
+        match size {
+            Size::Page => Ok(done([postern.core.donate_pages(&vm.memory, frame, gfn, count)?, 0, 0])),
+            Size::Block => match postern.core.donate(&vm.memory, frame, gfn, size, &mut Budget::new(FRAMES))? {
+                Progress::Done => Ok(done([count, 0, 0])),
+                Progress::More => Ok(MORE),
+            },
         }
     })
 }

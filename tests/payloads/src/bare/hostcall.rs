@@ -87,6 +87,14 @@ pub fn vm_donate(handle: u64, pa: u64, ipa: u64, frames: u64) -> i64 {
     repeat(host::VM_DONATE, [handle, pa, ipa, frames]).status
 }
 
+/// `VM_DONATE` of consecutive pages: how many were given.
+///
+/// # Errors
+/// The status, when not even the first was.
+pub fn vm_donate_pages(handle: u64, pa: u64, ipa: u64, frames: u64) -> Result<u64, i64> {
+    raw(host::VM_DONATE, [handle, pa, ipa, frames, 0, 0]).value()
+}
+
 /// `VM_LOAD`.
 pub fn vm_load(handle: u64, pa: u64, ipa: u64) -> i64 {
     repeat(host::VM_LOAD, [handle, pa, ipa, 0]).status

@@ -40,6 +40,14 @@ pub fn run(world: &World) {
     say!("bench: {name}timer-read {}", measure(COUNT, |_| core::hint::black_box(())));
 }
 
+/// First touches when the host gives the pages around as well.
+pub fn pages(world: &World) {
+    const COUNT: u64 = 256;
+    let name = prefix(world);
+    let pages = world.pages(COUNT, BLOCK_SIZE);
+    say!("bench: {name}first-touch-around {}", measure(COUNT, |n| write(pages + n * FRAME_SIZE, 1)));
+}
+
 /// One page of a kind that is there already, opened and closed.
 fn share_unshare(world: &World, page: u64) {
     assert!(dialect::share_unshare(world, page), "a conversion was refused");

@@ -31,6 +31,7 @@ fn main(boot: Boot) -> ! {
     say!("guest: up, {} dialect, {} vCPUs, test={name}", world.dialect.name(), world.machine.cpus.len());
     match name {
         "bench" => bench::run(&world),
+        "bench-pages" => bench::pages(&world),
         "bench-blocks" => bench::blocks(&world),
         "soak" => soak::run(&world),
         "idle" => idle(),

@@ -3,6 +3,7 @@
 
 use crate::bundle::Bundle;
 use crate::launch::{self, Software};
+use crate::memory::Give;
 use crate::platform::{BENCH, DIALECTS, RAM_BASE};
 use crate::vm::Shape;
 use crate::{frames, run, schedule, teardown};
@@ -17,8 +18,8 @@ use payloads::{Boot, hostcall, say, timer};
 /// # Errors
 /// A sentence for the session's last line.
 pub fn run(bundle: &Bundle, boot: &Boot) -> Result<(), String> {
-    for &(dialect, blocks, test) in BENCH {
-        let shape = Shape { dialect, vcpus: 1, memory: 64 << 20, blocks };
+    for &(dialect, give, test) in BENCH {
+        let shape = Shape { dialect, vcpus: 1, memory: 64 << 20, give };
         let arguments = format!("test={test}");
         let software = Software { kernel: bundle.tiny_guest()?, initrd: None, arguments: &arguments, seed: 1 };
         let vm = launch::launch(&shape, &software, run::console_line(boot))?;
@@ -53,7 +54,7 @@ fn measure(count: u64, mut work: impl FnMut(u64)) -> u64 {
 /// What the host's own calls cost it.
 fn host_calls() -> Result<(), String> {
     const COUNT: u64 = 128;
-    let shape = Shape { dialect: DIALECTS[0].1, vcpus: 1, memory: 64 << 20, blocks: false };
+    let shape = Shape { dialect: DIALECTS[0].1, vcpus: 1, memory: 64 << 20, give: Give::Page };
     let mut memory = launch::create(&shape, 64).map_err(|status| format!("VM_CREATE answers {status}"))?;
     let handle = memory.handle();
     let given = frames::block().ok_or("the host is out of memory")?;

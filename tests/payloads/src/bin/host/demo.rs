@@ -3,6 +3,7 @@
 
 use crate::bundle::Bundle;
 use crate::launch::{self, Software};
+use crate::memory::Give;
 use crate::vm::{End, Shape, Vm};
 use crate::{frames, run, schedule, teardown};
 use abi::FRAME_SIZE;
@@ -107,7 +108,7 @@ fn poke(guest: &Vm) -> Result<(), String> {
 /// A second guest, while the first one waits, opens one page and closes it again.
 fn second_guest(bundle: &Bundle, dialect: u64) -> Result<(), String> {
     say!("demo: second: a second guest, of a few KiB, shows how a page is opened and closed");
-    let shape = Shape { dialect, vcpus: 1, memory: 32 << 20, blocks: true };
+    let shape = Shape { dialect, vcpus: 1, memory: 32 << 20, give: Give::Blocks };
     let software = Software { kernel: bundle.tiny_guest()?, initrd: None, arguments: "test=demo", seed: 1 };
     let vm = launch::launch(&shape, &software, 0)?;
     let end = schedule::run(&vm);

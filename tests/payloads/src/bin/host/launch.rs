@@ -53,7 +53,7 @@ pub fn create(shape: &Shape, meta_frames: u64) -> Result<GuestMemory, i64> {
     frames::free_frame(page);
     match created {
         Ok(handle) => {
-            let mut memory = GuestMemory::new(handle, RAM_BASE, shape.memory, shape.blocks, (meta, first));
+            let mut memory = GuestMemory::new(handle, RAM_BASE, shape.memory, shape.give, (meta, first));
             match memory.add_meta(meta_frames - first) {
                 host::OK => Ok(memory),
                 status => Err(status),

@@ -11,6 +11,26 @@ const BLOCK_FRAMES: u64 = BLOCK_SIZE / FRAME_SIZE;
 /// Frames that are given at once when Postern asks for more.
 const STEP: u64 = host::FRAMES_PER_CALL;
 
+/// How much a fault is served with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Give {
+    /// The page.
+    Page,
+    /// The page and those around it that one call takes.
+    Pages,
+    /// 2 MiB where nothing was given yet, else as [`Give::Pages`].
+    Blocks,
+}
+
+impl Give {
+    /// By its name in the bundle's `config`.
+    pub fn named(name: &str) -> Option<Self> {
+        [("page", Self::Page), ("pages", Self::Pages), ("blocks", Self::Blocks)]
+            .into_iter()
+            .find_map(|(known, give)| (known == name).then_some(give))
+    }
+}
+
 /// Pages given so far.
 pub struct GuestMemory {
     handle: u64,
@@ -19,8 +39,7 @@ pub struct GuestMemory {
     pages: Vec<u32>,
     /// Pages given in each 2 MiB.
     filled: Vec<u16>,
-    /// Whether to give 2 MiB at once where possible.
-    blocks: bool,
+    give: Give,
     /// Metadata given: address and frames.
     meta: Vec<(u64, u64)>,
 }
@@ -32,13 +51,13 @@ pub const OUT_OF_MEMORY: Status = -100;
 
 impl GuestMemory {
     /// Nothing given but `meta`.
-    pub fn new(handle: u64, base: u64, size: u64, blocks: bool, meta: (u64, u64)) -> Self {
+    pub fn new(handle: u64, base: u64, size: u64, give: Give, meta: (u64, u64)) -> Self {
         Self {
             handle,
             base,
             pages: vec![0; (size / FRAME_SIZE) as usize],
             filled: vec![0; (size / BLOCK_SIZE) as usize],
-            blocks,
+            give,
             meta: vec![meta],
         }
     }
@@ -70,7 +89,7 @@ impl GuestMemory {
         self.meta.iter().flat_map(|(start, count)| (0..*count).map(move |n| start + n * FRAME_SIZE))
     }
 
-    /// Gives the page at `ipa`, or the 2 MiB around it when nothing in them was given yet.
+    /// Gives the page at `ipa`, and what [`Give`] says besides.
     ///
     /// # Errors
     /// The status of Postern's refusal.
@@ -79,13 +98,45 @@ impl GuestMemory {
         if self.pages[page] != 0 {
             return Ok(());
         }
-        if self.blocks && self.filled[page / BLOCK_FRAMES as usize] == 0 && self.populate_block(page) {
+        let unfilled = self.filled[page / BLOCK_FRAMES as usize] == 0;
+        if self.give == Give::Blocks && unfilled && self.populate_block(page) {
+            return Ok(());
+        }
+        if self.give != Give::Page && self.populate_around(page) {
             return Ok(());
         }
         let frame = frames::frame().ok_or(OUT_OF_MEMORY)?;
         frames::soil(frame);
         let status = self.insist(|handle| hostcall::vm_donate(handle, frame, ipa & !(FRAME_SIZE - 1), 1));
         self.settle(page, frame, status)
+    }
+
+    /// Gives the aligned pages around one as far as none of them was given yet; when that fails, the one has to do.
+    fn populate_around(&mut self, page: usize) -> bool {
+        const COUNT: usize = host::PAGES_PER_DONATION as usize;
+        let first = page / COUNT * COUNT;
+        let around = first..first + COUNT;
+        if self.pages.get(around.clone()).is_none_or(|pages| pages.iter().any(|page| *page != 0)) {
+            return false;
+        }
+        let Some(start) = frames::contiguous(COUNT as u64) else { return false };
+        (0..COUNT as u64).for_each(|n| frames::soil(start + n * FRAME_SIZE));
+        let ipa = self.base + first as u64 * FRAME_SIZE;
+        let given = core::cell::Cell::new(0);
+        let status = self.insist(|handle| match hostcall::vm_donate_pages(handle, start, ipa, COUNT as u64) {
+            Ok(count) => {
+                given.set(count.min(COUNT as u64));
+                host::OK
+            }
+            Err(status) => status,
+        });
+        let given = given.get();
+        frames::free_contiguous(start + given * FRAME_SIZE, COUNT as u64 - given);
+        for n in 0..given as usize {
+            self.pages[first + n] = (start / FRAME_SIZE) as u32 + n as u32;
+        }
+        self.filled[page / BLOCK_FRAMES as usize] += given as u16;
+        status == host::OK && first + given as usize > page
     }
 
     /// Gives 2 MiB; when Postern refuses, say because the guest shares part of them, single pages have to do.

@@ -2,6 +2,7 @@
 
 use crate::bundle::Bundle;
 use crate::launch::{self, Software};
+use crate::memory::Give;
 use crate::platform::DIALECTS;
 use crate::vm::Shape;
 use crate::{schedule, teardown};
@@ -10,7 +11,8 @@ use alloc::string::String;
 use core::sync::atomic::Ordering;
 use payloads::{Boot, say, timer};
 
-/// The guest that `config` describes: `dialect`, `cpus`, `memory` (bytes), `blocks` (0 for single pages only).
+/// The guest that `config` describes: `dialect`, `cpus`, `memory` (bytes), `give` (`page`,
+/// `pages` or `blocks`: how much a fault is served with).
 ///
 /// # Errors
 /// A sentence for the user.
@@ -19,11 +21,13 @@ pub fn shape(bundle: &Bundle) -> Result<Shape, String> {
     let wanted = config.get("dialect").unwrap_or(DIALECTS[0].0);
     let found = DIALECTS.iter().find(|(name, _)| *name == wanted);
     let &(_, dialect) = found.ok_or_else(|| format!("unknown dialect {wanted} in the bundle's config"))?;
+    let wanted = config.get("give").unwrap_or("blocks");
+    let give = Give::named(wanted).ok_or_else(|| format!("unknown give={wanted} in the bundle's config"))?;
     Ok(Shape {
         dialect,
         vcpus: config.number("cpus", 1),
         memory: config.number("memory", 512 << 20) & !(abi::BLOCK_SIZE - 1),
-        blocks: config.number("blocks", 1) != 0,
+        give,
     })
 }
 

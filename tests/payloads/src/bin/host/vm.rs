@@ -1,7 +1,7 @@
 //! One protected guest, as its VMM knows it.
 
 use crate::console::GuestConsole;
-use crate::memory::GuestMemory;
+use crate::memory::{Give, GuestMemory};
 use crate::platform::{self, Devices};
 use crate::remote;
 use abi::{host, run};
@@ -21,8 +21,8 @@ pub struct Shape {
     pub vcpus: u64,
     /// Bytes of RAM at [`crate::platform::RAM_BASE`].
     pub memory: u64,
-    /// Whether faults are served with 2 MiB where possible.
-    pub blocks: bool,
+    /// How much a fault is served with.
+    pub give: Give,
 }
 
 /// How a guest ended.

@@ -2,7 +2,7 @@
 
 use crate::bundle::Bundle;
 use crate::launch::{self, Software};
-use crate::memory::GuestMemory;
+use crate::memory::{Give, GuestMemory};
 use crate::vm::{End, Shape, Vm};
 use crate::{exits, frames, remote, run, teardown};
 use abi::host::{self, frame};
@@ -97,7 +97,7 @@ impl Scene {
 
     /// What toys are.
     pub fn toy_shape(&self) -> Shape {
-        Shape { dialect: self.dialect, vcpus: TOY_VCPUS, memory: TOY_MEMORY, blocks: false }
+        Shape { dialect: self.dialect, vcpus: TOY_VCPUS, memory: TOY_MEMORY, give: Give::Page }
     }
 
     /// Addresses that no frame of the host's has: nothing, a device, beyond every address.
@@ -114,7 +114,7 @@ impl Scene {
 
 /// Launches the tiny guest as a victim and lets it run until it says that it is ready.
 fn launch_victim(kernel: &[u8], dialect: u64) -> Result<Arc<Vm>, String> {
-    let shape = Shape { dialect, vcpus: 1, memory: VICTIM_MEMORY, blocks: false };
+    let shape = Shape { dialect, vcpus: 1, memory: VICTIM_MEMORY, give: Give::Page };
     let software = Software { kernel, initrd: None, arguments: "test=victim", seed: 1 };
     let vm = launch::launch(&shape, &software, 0)?;
     let end = timer::now() + timer::ticks(PATIENCE_MS);

@@ -1,7 +1,7 @@
 //! A guest's platform on arm64, and the device tree that describes it (Devicetree Specification 0.4; the bindings are those of Linux).
 
 use crate::launch::{Software, put};
-use crate::memory::GuestMemory;
+use crate::memory::{Give, GuestMemory};
 use crate::vm::{Shape, Vcpu, Vm};
 use crate::{console, mailbox};
 use abi::BLOCK_SIZE;
@@ -36,9 +36,13 @@ pub const OFF_IS_FINAL: bool = true;
 pub const ALL_START: bool = false;
 /// Dialects by name; the first is what a config without one means.
 pub const DIALECTS: &[(&str, u64)] = &[("realm", dialect::REALM), ("pkvm", dialect::PKVM)];
-/// Guests that measure: dialect, whether memory comes in 2 MiB, and the guest's test.
-pub const BENCH: &[(u64, bool, &str)] =
-    &[(dialect::PKVM, false, "bench"), (dialect::REALM, false, "bench"), (dialect::REALM, true, "bench-blocks")];
+/// Guests that measure: dialect, how memory comes, and the guest's test.
+pub const BENCH: &[(u64, Give, &str)] = &[
+    (dialect::PKVM, Give::Page, "bench"),
+    (dialect::PKVM, Give::Pages, "bench-pages"),
+    (dialect::REALM, Give::Page, "bench"),
+    (dialect::REALM, Give::Blocks, "bench-blocks"),
+];
 
 /// INTID of the console's interrupt: SPI 1.
 const CONSOLE_INTERRUPT: u32 = 33;

@@ -5,7 +5,7 @@ mod stub;
 mod tables;
 
 use crate::launch::{Software, put};
-use crate::memory::GuestMemory;
+use crate::memory::{Give, GuestMemory};
 use crate::vm::{End, Shape, Vcpu, Vm};
 use crate::{console, mailbox};
 use abi::host::dialect;
@@ -36,7 +36,11 @@ pub const ALL_START: bool = true;
 /// Dialects by name; the first is what a config without one means.
 pub const DIALECTS: &[(&str, u64)] = &[("tdx", dialect::TDX)];
 /// Guests that measure: dialect, whether memory comes in 2 MiB, and the guest's test.
-pub const BENCH: &[(u64, bool, &str)] = &[(dialect::TDX, false, "bench"), (dialect::TDX, true, "bench-blocks")];
+pub const BENCH: &[(u64, Give, &str)] = &[
+    (dialect::TDX, Give::Page, "bench"),
+    (dialect::TDX, Give::Pages, "bench-pages"),
+    (dialect::TDX, Give::Blocks, "bench-blocks"),
+];
 
 /// How long a vCPU rests that reads [`pc::IDLE`], in milliseconds.
 const REST_MS: u64 = 1;
