@@ -65,6 +65,29 @@ pub enum BootError {
     Memory(&'static str),
     /// The CPU lacks something, or was started in the wrong mode.
     Cpu(&'static str),
+    /// The CPU lacks these.
+    Lacks(Lacking),
+    /// What firmware tells by ACPI's tables is damaged: this part of it.
+    Acpi(&'static str),
+}
+
+/// Some of a list of things.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lacking {
+    /// All that could be lacking, at most 32.
+    pub names: &'static [&'static str],
+    /// Bit n: the n-th of them is.
+    pub missing: u32,
+}
+
+impl fmt::Display for Lacking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let missing = self.names.iter().enumerate().filter(|(n, _)| self.missing >> n & 1 != 0);
+        for (count, (_, name)) in missing.enumerate() {
+            write!(f, "{}{name}", if count == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
 }
 
 impl fmt::Display for BootError {
@@ -84,6 +107,8 @@ impl fmt::Display for BootError {
             Self::HandOff(what) => write!(f, "the boot loader passed no usable {what}"),
             Self::Memory(what) => write!(f, "too little memory for {what}"),
             Self::Cpu(what) => write!(f, "{what}"),
+            Self::Lacks(what) => write!(f, "the CPU lacks what Postern needs: {what}"),
+            Self::Acpi(what) => write!(f, "firmware's ACPI tables are damaged ({what}): update the firmware"),
         }
     }
 }

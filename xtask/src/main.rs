@@ -23,6 +23,7 @@ mod setup;
 mod stage;
 mod svg;
 mod test;
+mod trouble;
 mod verdict;
 
 use anyhow::{Result, anyhow};

@@ -9,6 +9,7 @@ use crate::machine::{Clock, Emulator, Event, Machine, Session};
 use crate::setup::kvm::Kvm;
 use crate::setup::{self, Cache, initramfs};
 use crate::terminal;
+use crate::trouble::Trouble;
 use crate::verdict::Verdict;
 use anyhow::{Context, Error, Result};
 use std::fs;
@@ -217,6 +218,7 @@ pub fn run(options: &Options) -> Result<Verdict> {
         clock: Clock::User,
         append: None,
         load_only: false,
+        trouble: Trouble::Nothing,
     };
     let verdict = converse(&bench.emulator, &machine, options, &stop);
     let _ = fs::remove_file(file);

@@ -53,6 +53,7 @@ pub fn machine(bench: &Workbench, scenario: &Scenario) -> Result<Machine> {
         clock: Clock::Free,
         append: None,
         load_only: false,
+        trouble: scenario.trouble,
     };
     if scenario.guest == Guest::Bare {
         machine.kernel = linux()?;

@@ -1,6 +1,6 @@
 //! What Postern reads of ACPI's tables: which CPUs there are, and where the power management timer is.
 
-use super::acpi_check::{self, DAMAGED};
+use super::acpi_check::{self, MADT};
 use acpi::address::AddressSpace;
 use acpi::fadt::Fadt;
 use acpi::madt::{Madt, MadtEntry};
@@ -44,8 +44,8 @@ pub fn find() -> Option<u64> {
 pub fn init(machine: &mut Machine, root: u64) -> Result<Option<u16>, BootError> {
     acpi_check::check(root, &[b"APIC", b"FACP"], &read)?;
     // SAFETY: a root pointer whose tables have passed.
-    let tables = unsafe { AcpiTables::from_rsdp(Low, root as usize) }.map_err(|_| DAMAGED)?;
-    let madt = tables.find_table::<Madt>().map_err(|_| DAMAGED)?;
+    let tables = unsafe { AcpiTables::from_rsdp(Low, root as usize) }.map_err(|_| MADT)?;
+    let madt = tables.find_table::<Madt>().map_err(|_| MADT)?;
     for entry in madt.get().entries() {
         let (id, flags) = match entry {
             MadtEntry::LocalApic(entry) => (u64::from(entry.apic_id), entry.flags),

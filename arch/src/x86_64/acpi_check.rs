@@ -16,8 +16,12 @@ const HEADER: usize = 36;
 const ROOT_POINTER: usize = 36;
 /// Longest table that is read; real ones are thousands of bytes.
 const LENGTH_MAX: usize = 1 << 20;
-/// What is wrong with tables that do not pass.
-pub const DAMAGED: BootError = BootError::Cpu("firmware's ACPI tables are damaged: update the firmware");
+const ROOT: BootError = BootError::Acpi("root pointer");
+const LIST: BootError = BootError::Acpi("table of tables");
+const ENTRY: BootError = BootError::Acpi("address of a table");
+const TABLE: BootError = BootError::Acpi("a table's length or sum");
+/// A MADT that is missing, or whose entries are not whole.
+pub const MADT: BootError = BootError::Acpi("table of CPUs");
 
 fn number(bytes: &[u8], at: usize, size: usize) -> Option<u64> {
     let field = bytes.get(at..at.checked_add(size)?)?;
@@ -47,31 +51,35 @@ pub fn find_root_pointer(read: Read<'_>) -> Option<u64> {
 /// # Errors
 /// One of them is damaged or not in readable memory.
 pub fn check(root: u64, signatures: &[&[u8; 4]], read: Read<'_>) -> Result<(), BootError> {
-    let (list, width) = root_table(root, read).ok_or(DAMAGED)?;
+    let (list, width) = root_table(root, read)?;
     let mut found = false;
     for entry in list[HEADER..].chunks(width) {
-        let at = number(entry, 0, width).ok_or(DAMAGED)?;
-        let header = read(at, HEADER).ok_or(DAMAGED)?;
+        let at = number(entry, 0, width).ok_or(LIST)?;
+        let header = read(at, HEADER).ok_or(ENTRY)?;
         if let Some(signature) = signatures.iter().find(|signature| header.starts_with(signature.as_slice())) {
-            let table = table(at, signature, read).ok_or(DAMAGED)?;
+            let table = table(at, signature, read).ok_or(TABLE)?;
             if table.starts_with(b"APIC") {
-                found = entries_are_whole(table).then_some(true).ok_or(DAMAGED)?;
+                found = entries_are_whole(table).then_some(true).ok_or(MADT)?;
             }
         }
     }
-    if found { Ok(()) } else { Err(DAMAGED) }
+    if found { Ok(()) } else { Err(MADT) }
 }
 
 /// The table of tables and the bytes of each of its entries.
-fn root_table<'a>(root: u64, read: Read<'a>) -> Option<(&'a [u8], usize)> {
-    let pointer = read(root, ROOT_POINTER).filter(|bytes| is_root_pointer(bytes))?;
+fn root_table<'a>(root: u64, read: Read<'a>) -> Result<(&'a [u8], usize), BootError> {
+    let pointer = read(root, ROOT_POINTER).filter(|bytes| is_root_pointer(bytes)).ok_or(ROOT)?;
+    let list = |at, size, signature| {
+        let list = table(number(pointer, at, size)?, signature, read)?;
+        Some((list, size))
+    };
     if pointer[15] == 0 {
-        return Some((table(number(pointer, 16, 4)?, b"RSDT", read)?, 4));
+        return list(16, 4, b"RSDT").ok_or(LIST);
     }
-    if number(pointer, 20, 4)? != ROOT_POINTER as u64 || !sum_is_zero(pointer) {
-        return None;
+    if number(pointer, 20, 4) != Some(ROOT_POINTER as u64) || !sum_is_zero(pointer) {
+        return Err(ROOT);
     }
-    Some((table(number(pointer, 24, 8)?, b"XSDT", read)?, 8))
+    list(24, 8, b"XSDT").ok_or(LIST)
 }
 
 /// The whole table at `at`, header included.
@@ -178,15 +186,15 @@ mod tests {
     #[test]
     fn lengths_that_lie_are_an_error_although_the_sum_is_right() {
         for length in [0u32, 1, 35, 0x4000_0000, u32::MAX] {
-            for at in [0x1000, 0x3000] {
+            for (at, error) in [(0x1000, LIST), (0x3000, TABLE)] {
                 let mut memory = machine(&[&CPU0]);
                 memory.put(at + 4, &length.to_le_bytes());
                 memory.sign(at, (length as usize).clamp(10, 0x100), 9);
-                assert_eq!(memory.check(), Err(DAMAGED), "{length:#x} at {at:#x}");
+                assert_eq!(memory.check(), Err(error), "{length:#x} at {at:#x}");
             }
         }
         for entry in [&[0u8, 0][..], &[0, 1], &[0, 3, 0], &[9, 4, 0, 0], &[0, 255, 0, 0, 1, 0, 0, 0], &[0]] {
-            assert_eq!(machine(&[&CPU0, entry]).check(), Err(DAMAGED), "{entry:?}");
+            assert_eq!(machine(&[&CPU0, entry]).check(), Err(MADT), "{entry:?}");
         }
     }
 
@@ -194,11 +202,11 @@ mod tests {
     fn a_root_pointer_is_checked_whole_from_revision_1_on() {
         let mut memory = machine(&[&CPU0]);
         memory.0[0x100 + 33] ^= 1;
-        assert_eq!(memory.check(), Err(DAMAGED));
+        assert_eq!(memory.check(), Err(ROOT));
         let mut memory = machine(&[&CPU0]);
         memory.put(0x114, &40u32.to_le_bytes());
         memory.sign(0x100, 36, 32);
-        assert_eq!(memory.check(), Err(DAMAGED));
+        assert_eq!(memory.check(), Err(ROOT));
     }
 
     #[test]
@@ -207,16 +215,30 @@ mod tests {
         memory.0.resize(4 << 20, 0);
         memory.table(0x1_0000, b"FACP", &vec![0; 2 << 20]);
         memory.table(0x1000, b"XSDT", &[0x1_0000u64.to_le_bytes(), 0x3000u64.to_le_bytes()].concat());
-        assert_eq!(memory.check(), Err(DAMAGED));
+        assert_eq!(memory.check(), Err(TABLE));
     }
 
     #[test]
     fn addresses_outside_memory_are_an_error() {
         let mut memory = machine(&[&CPU0]);
         memory.table(0x1000, b"XSDT", &[0x2000u64.to_le_bytes(), u64::MAX.to_le_bytes()].concat());
-        assert_eq!(memory.check(), Err(DAMAGED));
+        assert_eq!(memory.check(), Err(ENTRY));
         memory.table(0x1000, b"XSDT", &[1, 2, 3]);
-        assert_eq!(memory.check(), Err(DAMAGED));
+        assert_eq!(memory.check(), Err(LIST));
+    }
+
+    #[test]
+    fn tables_that_name_themselves_or_no_cpus_are_an_error() {
+        let mut memory = machine(&[&CPU0]);
+        memory.table(0x1000, b"XSDT", &0x1000u64.to_le_bytes());
+        assert_eq!(memory.check(), Err(MADT), "only itself");
+        memory.table(0x1000, b"XSDT", &[]);
+        assert_eq!(memory.check(), Err(MADT), "nothing");
+        memory.table(0x1000, b"XSDT", &[0x1000u64.to_le_bytes(), 0x3000u64.to_le_bytes()].concat());
+        assert_eq!(memory.check(), Ok(()), "itself and the MADT: a table that nobody reads");
+        memory.put(0x118, &0x100u64.to_le_bytes());
+        memory.sign(0x100, 36, 32);
+        assert_eq!(memory.check(), Err(LIST), "the root pointer names itself");
     }
 
     #[test]

@@ -106,15 +106,6 @@ fn required() -> Result<(), BootError> {
     if !basic.has_vmx() {
         return Err(BootError::Cpu("the CPU has no VMX: an Intel CPU with VT-x is needed, or turn it on in firmware"));
     }
-    if !basic.has_x2apic() {
-        return Err(BootError::Cpu("the CPU has no x2APIC, which Postern needs"));
-    }
-    if !basic.has_xsave() || !basic.has_tsc() {
-        return Err(BootError::Cpu("the CPU has no XSAVE or no time stamp counter, which Postern needs"));
-    }
-    if !cpu.get_extended_processor_and_feature_identifiers().is_some_and(|it| it.has_execute_disable()) {
-        return Err(BootError::Cpu("the CPU has no execute-disable bit, or firmware has turned it off: turn it on"));
-    }
     // SAFETY: with VMX these registers exist, each only if those before it in the reading order say so.
     vmx_check::check(&unsafe { capabilities() })
 }
@@ -133,7 +124,10 @@ unsafe fn capabilities() -> Capabilities {
     let secondary = if primary & 1 << 31 != 0 { read(0x48b) >> 32 } else { 0 };
     // There when EPT or VPID is.
     let ept_vpid = if secondary & (1 << 1 | 1 << 5) != 0 { read(0x48c) } else { 0 };
+    let extended = if __cpuid(0x8000_0000).eax > 0x8000_0000 { __cpuid(0x8000_0001).edx } else { 0 };
     Capabilities {
+        features: __cpuid(1).ecx,
+        extended,
         feature_control: read(0x3a),
         basic,
         pin: controls(0x481, 0x48d),

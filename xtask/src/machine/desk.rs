@@ -32,6 +32,7 @@ impl Desk {
             modules: &modules,
             linux: machine.append.as_deref(),
             load_only: machine.load_only,
+            script: &machine.trouble.commands(machine.memory_mib),
         };
         grub.cd(&self.folder, &menu, &cd)?;
         Ok(cd)

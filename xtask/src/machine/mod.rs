@@ -11,6 +11,7 @@ use crate::setup::bochs::Bochs;
 use crate::setup::grub::Grub;
 use crate::setup::kvm::Kvm;
 use crate::setup::qemu::Qemu;
+use crate::trouble::Trouble;
 use crate::verdict::{Evidence, Verdict};
 use anyhow::Result;
 use desk::Desk;
@@ -61,6 +62,8 @@ pub struct Machine {
     pub append: Option<String>,
     /// The boot loader is to switch off instead of booting (x86-64).
     pub load_only: bool,
+    /// What is wrong with it (x86-64).
+    pub trouble: Trouble,
 }
 
 /// How a machine's time passes.

@@ -31,7 +31,9 @@ pub fn ticks(log: &str) -> Option<u64> {
 pub fn start(bochs: &Bochs, grub: &Grub, machine: &Machine) -> Result<Session> {
     let desk = Desk::new()?;
     let media = [Medium { file: desk.cd(grub, machine)?, drive: Drive::Cd }];
-    switch_on(bochs, machine, desk, None, &media)
+    let bios = desk.folder.join("bios");
+    fs::write(&bios, machine.trouble.bios(fs::read(&bochs.bios)?)?)?;
+    switch_on(bochs, machine, desk, Some(&bios), &media)
 }
 
 /// Makes the media that firmware boots, and switches the machine on.
@@ -172,6 +174,7 @@ mod tests {
     use crate::machine::{Emulator, Event};
     use crate::paths;
     use crate::setup::{self, Cache};
+    use crate::trouble::Trouble;
     use crate::verdict::Verdict;
     use std::sync::atomic::AtomicBool;
 
@@ -242,6 +245,7 @@ mod tests {
             clock: Clock::Free,
             append: None,
             load_only: false,
+            trouble: Trouble::Nothing,
         };
         let mut session = Session::start(&emulator, &machine).unwrap();
         // This kernel listens from the start, and says nothing before.

@@ -6,6 +6,7 @@ mod x86_64;
 
 use crate::arch::{Arch, Dialect};
 use crate::firmware::Firmware;
+use crate::trouble::Trouble;
 
 /// What runs as the guest.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -77,6 +78,8 @@ pub struct Scenario {
     pub machine: &'static str,
     /// What boots it.
     pub firmware: Firmware,
+    /// What is wrong with it; only where GRUB boots it.
+    pub trouble: Trouble,
     /// Memory of the machine beyond the guest's, in MiB.
     pub host_mib: u64,
     /// `mode` of the test host.
@@ -113,6 +116,7 @@ pub const PLAIN: Scenario = Scenario {
     host_cpus: 2,
     machine: crate::machine::VIRT,
     firmware: Firmware::Direct,
+    trouble: Trouble::Nothing,
     host_mib: crate::run::HOST_MIB,
     mode: "run",
     config: &[],
@@ -164,6 +168,8 @@ mod tests {
             assert!(boots, "{name} boots as its architecture can");
             assert!(!scenario.proves.is_empty(), "{name} says what it shows");
             assert!(matches!(scenario.ring, 4 | 5), "{name} has a ring");
+            let grub = scenario.firmware == Firmware::GrubBios;
+            assert!(grub || scenario.trouble == Trouble::Nothing, "{name} has the boot loader that makes its trouble");
             assert!(scenario.timeout > 0 && scenario.timeout <= 600, "{name} has a hard timeout");
             let texts = scenario.console.len() + scenario.log.len() + scenario.at_least.len();
             let expects = scenario.end != End::Ok || texts > 0;

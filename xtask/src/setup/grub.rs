@@ -2,6 +2,7 @@
 
 use super::Cache;
 use super::private::Private;
+use crate::trouble::GRUB_MODULES;
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,8 @@ pub struct Menu<'a> {
     pub linux: Option<&'a str>,
     /// Switch the machine off instead, once everything is in memory.
     pub load_only: bool,
+    /// Commands before that.
+    pub script: &'a [String],
 }
 
 /// A CD that is a disk as well.
@@ -78,12 +81,16 @@ impl Grub {
             place(module, &tree.join(format!("module{index}")))?;
             script.push_str(&format!("{module_command} /boot/module{index}\n"));
         }
+        menu.script.iter().for_each(|line| script.push_str(&format!("{line}\n")));
         script.push_str(if menu.load_only { "halt\n" } else { "boot\n" });
         let config = folder.join("grub.cfg");
         fs::write(&config, script)?;
         let mut image = self.tool("grub-mkimage");
         image.args(["-O", "i386-pc-eltorito", "-p", "/boot/grub", "-d"]).arg(self.0.usr("lib/grub/i386-pc"));
         image.arg("-c").arg(&config).arg("-o").arg(tree.join("eltorito.img")).args(MODULES);
+        if !menu.script.is_empty() {
+            image.args(GRUB_MODULES);
+        }
         finish(&mut image, "grub-mkimage")?;
         let mut cd = self.tool("xorriso");
         cd.args(["-as", "mkisofs", "-quiet", "-R", "-b", "boot/eltorito.img", "-no-emul-boot"]);
