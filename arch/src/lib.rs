@@ -166,6 +166,8 @@ pub trait Kernel: Sync {
     fn host_call(&self, number: u64, arguments: [u64; 6]) -> [u64; 4];
     /// Whether no guest has memory.
     fn is_idle(&self) -> bool;
+    /// The word at a multiple of eight in memory that the host may read; `None` when it is not that.
+    fn read_host(&self, address: u64) -> Option<u64>;
     /// The host touched `address` and found nothing there.
     fn host_fault(&self, address: u64, write: bool, fetch: bool) -> HostFault;
 }

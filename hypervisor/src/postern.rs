@@ -6,7 +6,8 @@ use crate::vm::Vms;
 use abi::host::counter;
 use arch::machine::Machine;
 use arch::{HostFault, Kernel};
-use guestmem::Core;
+use core::sync::atomic::Ordering;
+use guestmem::{Core, Pfn};
 
 /// Everything that calls work on.
 pub struct Postern {
@@ -47,6 +48,11 @@ impl Kernel for Postern {
 
     fn is_idle(&self) -> bool {
         self.vms.is_empty()
+    }
+
+    fn read_host(&self, address: u64) -> Option<u64> {
+        let word = (address % abi::FRAME_SIZE / 8) as usize;
+        self.core.with_host_page(Pfn::from_addr(address), |words| words[word].load(Ordering::Relaxed)).ok()
     }
 
     fn host_fault(&self, address: u64, write: bool, fetch: bool) -> HostFault {

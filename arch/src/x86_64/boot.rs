@@ -4,10 +4,11 @@ use super::descriptors::{self, STACK_SIZE as FAULT_STACK_SIZE, STACKS};
 use super::pages::Protection;
 use super::percpu::{self, PerCpu};
 use super::serial::Serial;
+use super::xapic::{PAGE, WINDOW};
 use super::{acpi, apic, entry, features, host, mmu, power, start, timer, vmx};
 use crate::{BootInfo, console};
 use core::sync::atomic::{AtomicU64, Ordering};
-use loader::{BootError, Bytes, Machine, layout, multiboot};
+use loader::{BootError, Bytes, Machine, layout, multiboot, overlap};
 
 /// What EAX holds when a multiboot2 boot loader has started Postern.
 pub const MAGIC: u32 = multiboot::MAGIC;
@@ -51,9 +52,12 @@ pub extern "C" fn start(magic: u64, info: u64) -> ! {
 fn prepare(magic: u64, info: u64) -> Result<BootInfo, BootError> {
     let information = read_information(magic, info)?;
     features::init()?;
-    apic::enable();
+    apic::enable()?;
     let mut machine = multiboot::parse(information, info)?;
     let pm_timer = find_cpus(&mut machine)?;
+    if apic::is_mapped() && !apic::can_name(&machine.cpus) {
+        return Err(BootError::Cpu("firmware has left x2APIC mode off, which the CPUs' identifiers need: turn it on"));
+    }
     timer::init(pm_timer)?;
     limit_addresses(&mut machine)?;
     let image = entry::image();
@@ -99,13 +103,16 @@ fn find_cpus(machine: &mut Machine) -> Result<Option<u16>, BootError> {
     acpi::init(machine, root)
 }
 
-/// Memory that no address of the host's or a guest's can reach is left to nobody.
+/// Memory that no address of the host's or a guest's can reach is left to nobody; what is the APIC's is no memory.
 fn limit_addresses(machine: &mut Machine) -> Result<(), BootError> {
     let end = 1 << features::ipa_bits().min(47);
     machine.memory.retain(|range| {
         range.end = range.end.min(end);
         !range.is_empty()
     });
+    if machine.memory.iter().any(|range| overlap(range, &WINDOW)) {
+        return Err(BootError::Overlap("RAM and the local APIC"));
+    }
     if machine.memory.is_empty() { Err(BootError::Memory("anything")) } else { Ok(()) }
 }
 
@@ -138,6 +145,7 @@ fn turn_own_tables_on(machine: &Machine, memory: Bytes) -> Result<Bytes, BootErr
     for range in &machine.memory {
         builder.map(range, Protection::Data)?;
     }
+    builder.map(&(PAGE..PAGE + abi::FRAME_SIZE), Protection::Device)?;
     let image = entry::image();
     builder.map(&(image[0]..image[1]), Protection::Text)?;
     builder.map(&(image[1]..image[2]), Protection::Constants)?;
@@ -177,7 +185,7 @@ impl CpuMemory {
     }
 }
 
-/// Gives this CPU what is its own; x2APIC mode is on.
+/// Gives this CPU what is its own; its APIC is on.
 fn install(index: usize) -> &'static PerCpu {
     let memory = CpuMemory::of(index);
     descriptors::install(index, memory.fault_stacks);
@@ -202,7 +210,7 @@ fn prepare_secondary(index: usize) -> Result<(), BootError> {
     if !features::same_here() {
         return Err(BootError::Cpu("a CPU differs from the boot CPU"));
     }
-    apic::enable();
+    apic::enable_other()?;
     mmu::enable(mmu::root());
     vmx::enable(install(index))
 }

@@ -21,6 +21,8 @@ pub enum Feature {
     GigabytePages = 1 << 3,
     /// The time stamp counter keeps its rate.
     InvariantTsc = 1 << 4,
+    /// The APIC has x2APIC mode.
+    X2apic = 1 << 5,
 }
 
 static FEATURES: AtomicU64 = AtomicU64::new(0);
@@ -52,6 +54,7 @@ pub fn xsave_size() -> u64 {
 
 fn read() -> u64 {
     let cpu = CpuId::new();
+    let basic = cpu.get_feature_info();
     let extended = cpu.get_extended_feature_info();
     let amd = cpu.get_extended_processor_and_feature_identifiers();
     let power = cpu.get_advanced_power_mgmt_info();
@@ -61,6 +64,7 @@ fn read() -> u64 {
         (extended.as_ref().is_some_and(|it| it.has_smap()), Feature::Smap),
         (amd.as_ref().is_some_and(|it| it.has_1gib_pages()), Feature::GigabytePages),
         (power.as_ref().is_some_and(|it| it.has_invariant_tsc()), Feature::InvariantTsc),
+        (basic.as_ref().is_some_and(|it| it.has_x2apic()), Feature::X2apic),
     ]
     .iter()
     .filter(|(present, _)| *present)

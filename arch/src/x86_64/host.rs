@@ -3,12 +3,11 @@
 use super::exits::{self, Io, ept_violation};
 use super::host_policy::{self, Cpuid, MsrRead, MsrWrite, XAPIC_DISABLE};
 use super::host_ports::{self, Out};
-use super::icr::{self, Command, Target};
 use super::inject::{Collision, Deliver, Event, Waiting, blocking, choose, collide, vector};
 use super::percpu::{self, PerCpu};
 use super::vectors::{self, Entered, Gprs, number};
 use super::vmx::{self, field, primary, reason};
-use super::{apic, host_vmcs, power, section, tlb};
+use super::{host_apic, host_vmcs, icr, power, section, tlb, xapic};
 use crate::{HostFault, PortAccess, kernel};
 use core::arch::asm;
 use core::arch::x86_64::__cpuid_count;
@@ -17,7 +16,6 @@ use guestmem::Space;
 
 /// CPUID leaf 7, register EDX: IA32_ARCH_CAPABILITIES exists.
 const HAS_CAPABILITIES: u32 = 1 << 29;
-const APIC_COMMAND: u32 = 0x830;
 /// Interruption information: there is something.
 const VALID: u32 = 1 << 31;
 /// Interruption information and the qualification of an EPT violation: an IRET that faulted had unblocked NMIs.
@@ -62,7 +60,7 @@ pub fn park() -> ! {
         vmx::load(cpu.host_vmcs.get());
         let gprs = host_vmcs::start_real_mode(page);
         serve(cpu, gprs);
-        apic::reset();
+        host_apic::reset(cpu);
     }
 }
 
@@ -216,7 +214,7 @@ fn exited(cpu: &PerCpu, reason: u32, gprs: &mut Gprs) -> Outcome {
         reason::TRIPLE_FAULT => shutdown(),
         // From a device: what reaches the hardware is no different from what a host CPU sends.
         reason::INIT => {
-            send_init(percpu::this());
+            host_apic::send_init(cpu);
             Outcome::Resume
         }
         // The host took an NMI, or can take one now: `deliver_nmi` sees.
@@ -233,9 +231,9 @@ fn exited(cpu: &PerCpu, reason: u32, gprs: &mut Gprs) -> Outcome {
         reason::INVD => done(),
         reason::VMCALL => call(gprs),
         reason::CONTROL_REGISTER => control_register(gprs),
-        reason::RDMSR => rdmsr(gprs),
+        reason::RDMSR => rdmsr(cpu, gprs),
         reason::WRMSR => wrmsr(cpu, gprs),
-        reason::EPT_VIOLATION => violation(),
+        reason::EPT_VIOLATION => violation(cpu, gprs),
         reason::XSETBV => xsetbv(gprs),
         reason::EPT_MISCONFIGURATION => {
             panic!("misconfigured table of the host at {:#x}", vmx::read(field::GUEST_PHYSICAL_ADDRESS))
@@ -376,7 +374,7 @@ fn control_register(gprs: &Gprs) -> Outcome {
     }
 }
 
-fn rdmsr(gprs: &mut Gprs) -> Outcome {
+fn rdmsr(cpu: &PerCpu, gprs: &mut Gprs) -> Outcome {
     let msr = gprs.0[number::RCX] as u32;
     let value = match host_policy::read(msr) {
         MsrRead::Value(value) => value,
@@ -384,6 +382,8 @@ fn rdmsr(gprs: &mut Gprs) -> Outcome {
             let native = __cpuid_count(7, 0).edx & HAS_CAPABILITIES != 0;
             (if native { vmx::rdmsr(0x10a) } else { 0 }) | XAPIC_DISABLE
         }
+        MsrRead::ApicBase => host_apic::base(cpu),
+        MsrRead::ApicLock => host_apic::is_locked(cpu).into(),
         MsrRead::Native | MsrRead::Refused => return refuse("RDMSR of", u64::from(msr), vector::GENERAL_PROTECTION),
     };
     gprs.0[number::RAX] = value & 0xffff_ffff;
@@ -399,8 +399,8 @@ fn wrmsr(cpu: &PerCpu, gprs: &Gprs) -> Outcome {
             refused("WRMSR without effect, of", u64::from(msr));
             true
         }
-        MsrWrite::Unchanged => vmx::rdmsr(msr) == value,
-        MsrWrite::Command => command(cpu, value),
+        MsrWrite::ApicBase => host_apic::set_base(cpu, value),
+        MsrWrite::Command => host_apic::command(cpu, value),
         MsrWrite::States => set_states(msr, value),
         MsrWrite::Native | MsrWrite::Refused => false,
     };
@@ -421,48 +421,19 @@ fn set_states(msr: u32, value: u64) -> bool {
     taken
 }
 
-/// A command for the local APIC; false when it is none.
-fn command(cpu: &PerCpu, value: u64) -> bool {
-    let others = |target: Target| {
-        let this = cpu.index.get();
-        tlb::cpus().filter(move |index| {
-            let id = percpu::of(*index).apic_id.get() as u32;
-            target.includes(id, *index == this)
-        })
-    };
-    match icr::decode(value) {
-        Command::Refused => return false,
-        Command::Nothing => {}
-        // SAFETY: `decode` has checked the bits: an interrupt or an NMI. Postern has interrupts off, and NMIs are either
-        // seen by the CPU's handler, which keeps them for the host, or make it leave.
-        Command::Send => unsafe { vmx::wrmsr(APIC_COMMAND, value) },
-        Command::Init(target) => others(target).for_each(|index| send_init(percpu::of(index))),
-        Command::Startup(target, page) => others(target).for_each(|index| send_startup(percpu::of(index), page)),
-    }
-    true
-}
-
-/// Tells a CPU to stop running the host: at its next look, which an NMI makes it take.
-fn send_init(target: &PerCpu) {
-    let before = target.sipi.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |word| Some(icr::after_init(word)));
-    if before.is_ok_and(|word| word & icr::RUNS != 0) {
-        tlb::kick(target.index.get());
-    }
-}
-
-fn send_startup(target: &PerCpu, page: u8) {
-    let change = |word| Some(icr::after_startup(word, page)).filter(|after| *after != word);
-    if target.sipi.fetch_update(Ordering::SeqCst, Ordering::SeqCst, change).is_ok() {
-        tlb::kick(target.index.get());
-    }
-}
-
 /// The host touched what its table does not hold, or executed a device.
-fn violation() -> Outcome {
+fn violation(cpu: &PerCpu, gprs: &mut Gprs) -> Outcome {
     let qualification = vmx::read(field::EXIT_QUALIFICATION);
     let decoded = ept_violation(qualification);
     let address = vmx::read(field::GUEST_PHYSICAL_ADDRESS);
     block_nmis_again(qualification);
+    if xapic::WINDOW.contains(&address) {
+        let Some(length) = host_apic::access(cpu, gprs, qualification, address) else {
+            return refuse("access to the local APIC at", address, vector::GENERAL_PROTECTION);
+        };
+        vmx::step_over_bytes(length as u64);
+        return Outcome::Resume;
+    }
     // Bits 3 to 5: what the translation allowed. When it allowed something, only executing was denied.
     let present = qualification >> 3 & 7 != 0;
     if !present && kernel().host_fault(address, decoded.write, decoded.fetch) == HostFault::Retry {

@@ -63,7 +63,7 @@ pub fn cpuid(leaf: u32, subleaf: u32, native: Cpuid, cr4: u64) -> Cpuid {
             copy(&mut out.ecx, 4, cr4 & CR4_PKE != 0);
             // User interrupts, PCONFIG, last-branch records, indirect-branch tracking.
             out.edx &= !(1 << 5 | 1 << 18 | 1 << 19 | 1 << 20);
-            // IA32_ARCH_CAPABILITIES, which says that the APIC stays in x2APIC mode.
+            // IA32_ARCH_CAPABILITIES, which says that the APIC stays in x2APIC mode once it is there.
             out.edx |= 1 << 29;
         }
         // Architectural performance monitoring extended, FRED, HRESET.
@@ -94,6 +94,10 @@ pub enum MsrRead {
     Value(u64),
     /// IA32_ARCH_CAPABILITIES: the hardware's, and [`XAPIC_DISABLE`].
     Capabilities,
+    /// IA32_APIC_BASE: see `xapic`.
+    ApicBase,
+    /// IA32_XAPIC_DISABLE_STATUS: see `xapic`.
+    ApicLock,
     /// A general-protection fault.
     Refused,
 }
@@ -105,8 +109,8 @@ pub enum MsrWrite {
     Native,
     /// Nothing happens.
     Ignored,
-    /// Nothing happens when it is what is there already; otherwise a general-protection fault.
-    Unchanged,
+    /// IA32_APIC_BASE: see `xapic`.
+    ApicBase,
     /// The local APIC's command register: see `icr`.
     Command,
     /// IA32_XSS: the hardware takes what [`xss_is_valid`] says.
@@ -115,7 +119,7 @@ pub enum MsrWrite {
     Refused,
 }
 
-/// IA32_ARCH_CAPABILITIES: IA32_XAPIC_DISABLE_STATUS exists, which makes an operating system stay in x2APIC mode.
+/// IA32_ARCH_CAPABILITIES: IA32_XAPIC_DISABLE_STATUS exists, which tells an operating system that it cannot leave x2APIC mode.
 pub const XAPIC_DISABLE: u64 = 1 << 21;
 
 /// IA32_APIC_BASE.
@@ -157,9 +161,11 @@ fn is_covered(msr: u32) -> bool {
 pub fn read(msr: u32) -> MsrRead {
     match msr {
         _ if is_hidden(msr) || !is_covered(msr) => MsrRead::Refused,
-        FEATURE_CONTROL | XAPIC_DISABLE_STATUS => MsrRead::Value(1),
-        PEBS_ENABLE => MsrRead::Value(0),
+        APIC_BASE => MsrRead::ApicBase,
+        XAPIC_DISABLE_STATUS => MsrRead::ApicLock,
         ARCH_CAPABILITIES => MsrRead::Capabilities,
+        FEATURE_CONTROL => MsrRead::Value(1),
+        PEBS_ENABLE => MsrRead::Value(0),
         _ => MsrRead::Native,
     }
 }
@@ -169,7 +175,7 @@ pub fn write(msr: u32, value: u64) -> MsrWrite {
     match msr {
         _ if is_hidden(msr) || !is_covered(msr) => MsrWrite::Refused,
         FEATURE_CONTROL | XAPIC_DISABLE_STATUS | ARCH_CAPABILITIES => MsrWrite::Refused,
-        APIC_BASE => MsrWrite::Unchanged,
+        APIC_BASE => MsrWrite::ApicBase,
         0x830 => MsrWrite::Command,
         XSS => MsrWrite::States,
         PEBS_ENABLE if value == 0 => MsrWrite::Ignored,
@@ -307,7 +313,9 @@ mod tests {
         let words: Vec<u64> = bitmap().collect();
         assert_eq!(words.len() * 8, 4096);
         let bit = |at: usize| words[at / 64] >> (at % 64) & 1 != 0;
-        assert!(bit(0x3a) && bit(0x48b) && bit(0x10a) && !bit(0x10) && !bit(0x277) && !bit(0x830));
+        assert!(
+            bit(0x3a) && bit(0x48b) && bit(0x1b) && bit(0xbd) && bit(0x10a) && !bit(0x10) && !bit(0x277) && !bit(0x830)
+        );
         let write = |msr: usize| bit(0x4000 + msr);
         assert!(
             write(0x830) && write(0x1b) && write(0x10) && write(0x2ff) && write(0x3f1) && write(0xda0) && !write(0x80b)

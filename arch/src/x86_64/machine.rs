@@ -1,5 +1,6 @@
 //! The machine as the rest of Postern sees it; `fake/mod.rs` has the same items.
 
+use super::xapic::WINDOW;
 use super::{apic, cache, host, percpu, power, tlb};
 use crate::{BootInfo, HostFiles, Place};
 use abi::host::dialect;
@@ -92,9 +93,9 @@ pub fn ipa_bits() -> u64 {
     super::features::ipa_bits()
 }
 
-/// Registers that the host may not reach itself: none here, which is why devices that write to memory are not held back.
+/// Registers that the host may not reach itself: the local APIC's. Devices that write to memory are not held back.
 pub fn hidden_devices(_machine: &loader::Machine) -> impl Iterator<Item = Bytes> {
-    core::iter::empty()
+    core::iter::once(WINDOW)
 }
 
 /// Physical memory as bytes.

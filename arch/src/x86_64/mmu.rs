@@ -10,7 +10,8 @@ use x86_64::registers::model_specific::Msr;
 const EFER: u32 = 0xc000_0080;
 const EFER_NXE: u64 = 1 << 11;
 const PAT: u32 = 0x277;
-/// Page attributes as they are after reset, whatever firmware has made of them: entry 0, the only one used, is write-back.
+/// Page attributes as they are after reset, whatever firmware has made of them. Used are entry 0, write-back, and entry 3,
+/// uncacheable.
 pub const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 /// CR0: protected mode, monitor coprocessor, extension type, numeric error, write protect, paging.
 const CR0: u64 = 1 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 31;

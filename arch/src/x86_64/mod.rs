@@ -1,9 +1,10 @@
-//! x86-64: VMX with EPT and unrestricted guests, x2APIC, multiboot2.
+//! x86-64: VMX with EPT and unrestricted guests, multiboot2.
 //!
 //! Modules without instructions are pure and are compiled and tested on every machine.
 
 pub mod acpi_check;
 pub mod cpuid;
+pub mod decode;
 pub mod exits;
 pub mod frequency;
 pub mod host_policy;
@@ -18,6 +19,7 @@ pub mod vapic;
 pub mod vmcs;
 pub mod vmx_check;
 pub mod walk;
+pub mod xapic;
 
 /// Modules that are made of this architecture's instructions, which is why unsafe code is allowed in them.
 macro_rules! hardware {
@@ -39,6 +41,7 @@ hardware! {
     features;
     fetch;
     host;
+    host_apic;
     host_vmcs;
     pub machine;
     mmu;

@@ -5,7 +5,7 @@
 
 use loader::{BootError, Bytes};
 
-/// How a range is mapped; always write-back.
+/// How a range is mapped; write-back, but for devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protection {
     /// RAM: readable, writable.
@@ -14,6 +14,8 @@ pub enum Protection {
     Constants,
     /// Instructions: readable, executable.
     Text,
+    /// Registers: readable, writable, uncacheable.
+    Device,
 }
 
 /// One table.
@@ -21,6 +23,8 @@ pub type Table = [u64; 512];
 
 const PRESENT: u64 = 1;
 const WRITABLE: u64 = 1 << 1;
+/// PWT and PCD: entry 3 of the page attributes, which `mmu` leaves at uncacheable.
+const UNCACHEABLE: u64 = 1 << 3 | 1 << 4;
 /// Accessed and dirty, set beforehand so that the CPU never has to.
 const USED: u64 = 1 << 5 | 1 << 6;
 /// An entry above the last level is a page, not a table.
@@ -36,6 +40,7 @@ impl Protection {
             Self::Data => PRESENT | USED | WRITABLE | EXECUTE_DISABLE,
             Self::Constants => PRESENT | USED | EXECUTE_DISABLE,
             Self::Text => PRESENT | USED,
+            Self::Device => PRESENT | USED | WRITABLE | EXECUTE_DISABLE | UNCACHEABLE,
         }
     }
 }
@@ -207,6 +212,7 @@ mod tests {
             builder.map(&(0x20_0000..0x24_5000), Protection::Text).expect("room");
             builder.map(&(0x24_5000..0x24_6000), Protection::Constants).expect("room");
             builder.unmap(&(0x30_0000..0x30_1000)).expect("room");
+            builder.map(&(0xfee0_0000..0xfee0_1000), Protection::Device).expect("room");
             assert!(builder.is_write_xor_execute());
             let cases = [
                 (0, Some(Protection::Data)),
@@ -222,11 +228,13 @@ mod tests {
                 (0x30_1000, Some(Protection::Data)),
                 (0xbfff_fff8, Some(Protection::Data)),
                 (0xc000_0000, None),
+                (0xfee0_0ff8, Some(Protection::Device)),
+                (0xfee0_1000, None),
             ];
             for (address, protection) in cases {
                 let found = walk(&memory, address);
                 assert_eq!(found.map(|(to, _)| to), protection.map(|_| address), "{address:#x}");
-                let bits = found.map(|(_, entry)| entry & (PRESENT | WRITABLE | EXECUTE_DISABLE | USED));
+                let bits = found.map(|(_, entry)| entry & (PRESENT | WRITABLE | EXECUTE_DISABLE | USED | UNCACHEABLE));
                 assert_eq!(bits, protection.map(Protection::bits), "{address:#x}");
             }
         }

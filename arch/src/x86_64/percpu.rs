@@ -16,7 +16,7 @@ pub struct PerCpu {
     itself: Cell<u64>,
     /// Index in the order of ACPI's table.
     pub index: Cell<usize>,
-    /// x2APIC identifier.
+    /// APIC identifier.
     pub apic_id: Cell<u64>,
     /// Top of its stack.
     pub stack: Cell<u64>,
@@ -40,6 +40,10 @@ pub struct PerCpu {
     pub host_nmi: AtomicBool,
     /// NMIs that arrived while Postern ran.
     pub nmis: Cell<u64>,
+    /// The host has switched its APIC off.
+    pub apic_off: Cell<bool>,
+    /// The halves of the host's last command in xAPIC mode, upper half first.
+    pub apic_command: Cell<[u32; 2]>,
     /// Time stamp counter at the last VM exit.
     pub entered_at: Cell<u64>,
     /// The host's registers while a guest runs.
@@ -66,6 +70,8 @@ static CPUS: [PerCpu; CPUS_MAX] = [const {
         attention: AtomicBool::new(false),
         host_nmi: AtomicBool::new(false),
         nmis: Cell::new(0),
+        apic_off: Cell::new(false),
+        apic_command: Cell::new([0; 2]),
         entered_at: Cell::new(0),
         host_world: UnsafeCell::new(World::RESET),
     }

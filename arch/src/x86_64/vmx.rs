@@ -248,7 +248,11 @@ pub fn write_host_state() {
 /// Goes on after the instruction that caused the exit: it has been carried out for whoever runs. STI and MOV SS block
 /// interrupts for one instruction only, and a single step is due after it (SDM volume 3, "Pending Debug Exceptions").
 pub fn step_over() {
-    let length = read(field::EXIT_INSTRUCTION_LENGTH);
+    step_over_bytes(read(field::EXIT_INSTRUCTION_LENGTH));
+}
+
+/// The same, where the exit does not say how long the instruction is.
+pub fn step_over_bytes(length: u64) {
     let from = read(field::GUEST_RIP);
     let to = from.wrapping_add(length);
     // Outside 64-bit mode RIP has 32 bits, and an entry with more of them fails. CS.L alone does not say so: in legacy mode it

@@ -63,8 +63,7 @@ fn of_ept(has: &Capabilities, wanted: u64) -> bool {
 }
 
 #[rustfmt::skip]
-const NEEDS: [Need; 22] = [
-    ("x2APIC mode", |has| has.features & 1 << 21 != 0),
+const NEEDS: [Need; 21] = [
     ("XSAVE", |has| has.features & 1 << 26 != 0),
     ("the execute-disable bit (firmware can turn it off)", |has| has.extended & 1 << 20 != 0),
     ("VMX structures in write-back memory above 4 GiB",
@@ -164,7 +163,6 @@ mod tests {
                 assert_eq!(lack(has), name, "bit {bit}");
             }
         };
-        without(|has, bit| has.features &= !(bit as u32), 1 << 21, "x2APIC mode");
         without(|has, bit| has.features &= !(bit as u32), 1 << 26, "XSAVE");
         let disable = "the execute-disable bit (firmware can turn it off)";
         without(|has, bit| has.extended &= !(bit as u32), 1 << 20, disable);
@@ -196,10 +194,7 @@ mod tests {
     fn all_that_is_missing_is_named_and_nothing_that_follows_from_it() {
         let none = Capabilities { ept_vpid: 0, secondary: 0, ..GOOD };
         assert_eq!(lack(none), "EPT, VPID, VMX unrestricted guests");
-        assert_eq!(
-            lack(Capabilities { features: 0, ..none }),
-            "x2APIC mode, XSAVE, EPT, VPID, VMX unrestricted guests"
-        );
+        assert_eq!(lack(Capabilities { features: 0, ..none }), "XSAVE, EPT, VPID, VMX unrestricted guests");
         let locked = Capabilities { feature_control: 1, ..none };
         assert_eq!(lack(locked), lack(none), "turning it on would not help");
     }

@@ -75,8 +75,26 @@ impl Paging {
     ///
     /// # Errors
     /// [`Miss`].
-    pub fn instruction(&self, linear: u64, mut read: impl FnMut(u64) -> Option<u64>) -> Result<[u8; 4], Miss> {
+    pub fn instruction(&self, linear: u64, read: impl FnMut(u64) -> Option<u64>) -> Result<[u8; 4], Miss> {
         let mut bytes = [0; 4];
+        self.fill(linear, &mut bytes, read).map_err(|(_, miss)| miss)?;
+        Ok(bytes)
+    }
+
+    /// Fills `bytes` with what is at `linear`, as far as there is something: so many bytes.
+    pub fn code(&self, linear: u64, bytes: &mut [u8], read: impl FnMut(u64) -> Option<u64>) -> usize {
+        let whole = bytes.len();
+        self.fill(linear, bytes, read).map_or_else(|(count, _)| count, |()| whole)
+    }
+
+    /// Fills `bytes`; else how many are filled, and why no more.
+    #[inline]
+    fn fill(
+        &self,
+        linear: u64,
+        bytes: &mut [u8],
+        mut read: impl FnMut(u64) -> Option<u64>,
+    ) -> Result<(), (usize, Miss)> {
         let mut word = None;
         for (n, byte) in bytes.iter_mut().enumerate() {
             let at = linear.wrapping_add(n as u64);
@@ -84,14 +102,14 @@ impl Paging {
             let (base, value) = match word {
                 Some(held) if !at.is_multiple_of(8) => held,
                 _ => {
-                    let address = self.fetch(at, &mut read)? & !7;
-                    (address, read(address).ok_or(Miss::Absent)?)
+                    let address = self.fetch(at, &mut read).map_err(|miss| (n, miss))? & !7;
+                    (address, read(address).ok_or((n, Miss::Absent))?)
                 }
             };
             word = Some((base, value));
             *byte = (value >> (at % 8 * 8)) as u8;
         }
-        Ok(bytes)
+        Ok(())
     }
 }
 
@@ -163,6 +181,18 @@ mod tests {
         let mut whole = tables.clone();
         whole.insert(0x9ff0, u64::from_le_bytes([0, 0x66, 0x0f, 0x01, 0xcc, 0, 0, 0]));
         assert_eq!(P.instruction(RIP - 0xc, reader(&whole)), Ok([0x66, 0x0f, 0x01, 0xcc]));
+    }
+
+    #[test]
+    fn code_ends_where_the_tables_do() {
+        let mut tables = tables();
+        let mut bytes = [0xee; 15];
+        assert_eq!(P.code(RIP, &mut bytes, reader(&tables)), 3 + 8, "one word of the second page is there");
+        assert_eq!(bytes[..5], [0xa5, 0xa6, 0xa7, 0xb0, 0]);
+        tables.insert(0x4000 + 4 * 8, 0);
+        assert_eq!(P.code(RIP, &mut bytes, reader(&tables)), 3);
+        assert_eq!(P.code(1 << 56, &mut bytes, reader(&tables)), 0);
+        assert_eq!(P.code(RIP, &mut bytes[..2], reader(&tables)), 2);
     }
 
     #[test]

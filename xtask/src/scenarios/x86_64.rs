@@ -64,6 +64,9 @@ const fn broken(name: &'static str, tables: Tables, text: &'static str) -> Scena
     }
 }
 
+/// The usual CPU, but for x2APIC mode.
+const NO_X2APIC: &str = "corei7_icelake_u, exclude_features=\"x2apic\"";
+
 /// A session that Postern's own death ends.
 const CRASH: Scenario =
     Scenario { ring: 5, mode: "crash", console: &[], at_least: &[], never: &["POSTERN-END"], timeout: 60, ..TINY };
@@ -345,7 +348,7 @@ pub const ALL: &[Scenario] = &[
         proves: "Postern names all that a Core 2 lacks",
         machine: "core2_penryn_t9600",
         end: End::Reason(
-            "cannot boot: the CPU lacks what Postern needs: x2APIC mode, the VMX preemption timer, \
+            "cannot boot: the CPU lacks what Postern needs: the VMX preemption timer, \
              VMX switching of EFER and PAT, EPT, VPID, VMX unrestricted guests",
         ),
         ..REFUSED_CPU
@@ -435,6 +438,50 @@ pub const ALL: &[Scenario] = &[
         proves: "Postern says that there is no RAM",
         trouble: Trouble::Commands(&["cutmem 32M 33M", "cutmem 0 4G"]),
         end: End::Reason("cannot boot: the boot loader passed no usable memory map"),
+        ..REFUSED_CPU
+    },
+    Scenario {
+        name: "x86-xapic",
+        proves: "a machine without x2APIC mode works, on two CPUs",
+        machine: NO_X2APIC,
+        cpus: 2,
+        arguments: "test=functional",
+        timeout: 120,
+        ..TINY
+    },
+    Scenario {
+        name: "x86-xapic-by-choice",
+        proves: "a host that prefers the mapped APIC has it on all of its CPUs",
+        cpus: 2,
+        config: &[("apic", "mapped")],
+        arguments: "test=functional",
+        timeout: 120,
+        ..TINY
+    },
+    Scenario {
+        name: "x86-xapic-hostile",
+        proves: "the mapped APIC takes no CPU out of its VM, whatever is written to it",
+        ring: 5,
+        mode: "hostile",
+        config: &[
+            ("apic", "mapped"),
+            (
+                "test",
+                "apic-base,apic-modes,apic-page,startup-messages,init-and-startup,startup-in-private,command-garbage,\
+             nmi-to-all,init-storm,race-touch-while-donating",
+            ),
+        ],
+        arguments: "test=idle",
+        console: &[],
+        at_least: &[("attack: done, ", 10)],
+        timeout: 120,
+        ..TINY
+    },
+    Scenario {
+        name: "x86-boot-apic-moved",
+        proves: "Postern says that firmware has moved the local APIC",
+        trouble: Trouble::Commands(&["wrmsr 0x1b 0xfef00900"]),
+        end: End::Reason("cannot boot: firmware has moved the local APIC away from 0xfee00000: update the firmware"),
         ..REFUSED_CPU
     },
 ];

@@ -38,11 +38,12 @@ payloads::entry!(main, 24 << 20);
 fn main(boot: Boot) -> ! {
     start_log(&boot);
     let machine = &boot.machine;
+    let bundle = Bundle::new(machine.initrd.clone());
+    arch::prepare(&bundle);
     interrupt::init(machine, 0);
     interrupt::init_cpu();
     frames::init(&boot);
     remote::start(machine.cpus.len());
-    let bundle = Bundle::new(machine.initrd.clone());
     let free = frames::free_bytes() >> 20;
     say!("host: {} CPUs, {free} MiB free, image at {:#x}", remote::cpus(), boot.image.start);
     let mode = bundle.config.get("mode").unwrap_or("run");

@@ -3,10 +3,14 @@
 pub mod machine;
 pub mod platform;
 
+use crate::bundle::Bundle;
 use crate::endings::Ending;
 use crate::siblings::Own;
 use crate::vm::End;
 use abi::run::exit;
+
+/// What the settings want of the machine: nothing here.
+pub fn prepare(_bundle: &Bundle) {}
 
 /// Ends that only this architecture has, see [`crate::endings`].
 pub const ENDINGS: &[Ending] =

@@ -3,10 +3,18 @@
 pub mod machine;
 pub mod platform;
 
+use crate::bundle::Bundle;
 use crate::endings::Ending;
 use crate::siblings::Own;
 use crate::vm::End;
 use abi::run::{exit, failure};
+
+/// What the settings want of the machine, before interrupts: `apic=mapped`.
+pub fn prepare(bundle: &Bundle) {
+    if bundle.config.get("apic") == Some("mapped") {
+        payloads::apic::map();
+    }
+}
 
 /// Ends that only this architecture has, see [`crate::endings`].
 pub const ENDINGS: &[Ending] = &[

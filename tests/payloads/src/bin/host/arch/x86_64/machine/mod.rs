@@ -1,5 +1,7 @@
 //! The machine itself: privileged instructions, registers and messages between CPUs that could reach Postern.
 
+mod local_apic;
+
 use crate::attacks::scene::{Scene, TOY_MEMORY, TOY_META, Toy};
 use crate::attacks::{Attack, all_same, attack, status};
 use crate::platform::{GICD_BASE, GICR_BASE};
@@ -17,7 +19,9 @@ pub const ATTACKS: &[Attack] = &[
     attack("vmx-instructions", "all VMX instructions", &[OK], vmx_instructions),
     attack("vmx-on", "VMX switched on in CR4", &[OK], vmx_on),
     attack("vmx-registers", "VMX capability registers and IA32_FEATURE_CONTROL", &[OK], vmx_registers),
-    attack("apic-off", "the local APIC switched off, or back to its mapped mode", &[OK], apic_off),
+    attack("apic-base", "the local APIC moved, and switched to modes that do not follow", &[OK], local_apic::base),
+    attack("apic-modes", "the local APIC off and through its modes", &[OK], local_apic::modes),
+    attack("apic-page", "the local APIC's page: odd accesses and every command", &[OK], local_apic::page),
     attack("control-registers", "reserved and fixed bits of CR0 and CR4, XCR0 and EFER", &[OK], control_registers),
     attack("cpuid-everything", "every CPUID leaf in sight", &[OK], cpuid_everything),
     attack("registers-everywhere", "reads of model-specific registers in and out of every range", &[OK], msr_reads),
@@ -142,15 +146,6 @@ fn vmx_registers(_: &mut Scene) -> Result<i64, String> {
     Ok(OK)
 }
 
-fn apic_off(_: &mut Scene) -> Result<i64, String> {
-    let base = cpu::rdmsr(apic::BASE);
-    for value in [base & !apic::X2APIC, base & !(1 << 10), base & !(1 << 11), base ^ 0x1000, u64::MAX, 0] {
-        refused("a write to IA32_APIC_BASE", try_wrmsr(apic::BASE, value))?;
-    }
-    try_wrmsr(apic::BASE, base).map_err(|abort| format!("the value it has: {abort}"))?;
-    Ok(OK)
-}
-
 /// Every single bit flipped, one at a time: it takes or raises #GP, and is put back.
 fn control_registers(_: &mut Scene) -> Result<i64, String> {
     let (cr0, cr4): (u64, u64) = (read_cr0(), cr4());
@@ -228,7 +223,8 @@ fn startup_messages(_: &mut Scene) -> Result<i64, String> {
         for index in 0..remote::cpus() {
             apic::send(apic::command::STARTUP | round & 0xff, percpu::affinity(index));
         }
-        for target in [0x77, 0xfe, 0xff_ff00, 0x7fff_ffff] {
+        // In xAPIC mode a destination has 8 bits.
+        for target in [0x77, 0xfe, 0xff_ff00, 0x7fff_ffff].into_iter().filter(|id| !apic::is_mapped() || *id < 0xff) {
             apic::send(apic::command::STARTUP | round & 0xff, target);
             apic::send(apic::command::INIT, target);
         }
