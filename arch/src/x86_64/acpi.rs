@@ -1,6 +1,8 @@
-//! What Postern reads of ACPI's tables: which CPUs there are, and where the power management timer is.
+//! What Postern reads of ACPI's tables: which CPUs there are, where the power management timer is, and by which registers the
+//! machine is switched off and reset.
 
 use super::acpi_check::{self, MADT};
+use super::acpi_power::Power;
 use acpi::address::AddressSpace;
 use acpi::fadt::Fadt;
 use acpi::madt::{Madt, MadtEntry};
@@ -34,6 +36,12 @@ fn read<'a>(at: u64, size: usize) -> Option<&'a [u8]> {
 /// Where firmware of the BIOS kind has put the root pointer.
 pub fn find() -> Option<u64> {
     acpi_check::find_root_pointer(&read)
+}
+
+/// How the machine is switched off and reset. Only while boot's page tables are in use, and after [`init`].
+pub fn power(root: u64) -> Power {
+    let fadt = acpi_check::find(root, b"FACP", &read).unwrap_or(&[]);
+    Power::parse(fadt, acpi_check::code(fadt, &read).unwrap_or(&[]))
 }
 
 /// Puts the CPUs into `machine` and returns the port of the power management timer. Only while boot's page tables are in

@@ -66,6 +66,19 @@ pub fn check(root: u64, signatures: &[&[u8; 4]], read: Read<'_>) -> Result<(), B
     if found { Ok(()) } else { Err(MADT) }
 }
 
+/// The table with this signature, if the root pointer at `root` leads to one that is in order.
+pub fn find<'a>(root: u64, signature: &[u8; 4], read: Read<'a>) -> Option<&'a [u8]> {
+    let (list, width) = root_table(root, read).ok()?;
+    list[HEADER..].chunks(width).find_map(|entry| table(number(entry, 0, width)?, signature, read))
+}
+
+/// The byte code of the DSDT that a FADT names, if it is in order.
+pub fn code<'a>(fadt: &[u8], read: Read<'a>) -> Option<&'a [u8]> {
+    let places = [number(fadt, 140, 8), number(fadt, 40, 4)];
+    let dsdt = places.into_iter().flatten().find(|at| *at != 0)?;
+    table(dsdt, b"DSDT", read).map(|table| &table[HEADER..])
+}
+
 /// The table of tables and the bytes of each of its entries.
 fn root_table<'a>(root: u64, read: Read<'a>) -> Result<(&'a [u8], usize), BootError> {
     let pointer = read(root, ROOT_POINTER).filter(|bytes| is_root_pointer(bytes)).ok_or(ROOT)?;
@@ -162,6 +175,26 @@ mod tests {
     fn tables_in_order_pass() {
         assert_eq!(machine(&[&CPU0, &IO_APIC, &CPU_WIDE, &[0x80, 2]]).check(), Ok(()));
         assert_eq!(machine(&[]).check(), Ok(()));
+    }
+
+    #[test]
+    fn the_byte_code_is_found_where_the_fadt_says() {
+        let mut memory = machine(&[&CPU0]);
+        let code = |memory: &Memory| {
+            let read = |at: u64, size| memory.0.get(usize::try_from(at).ok()?..)?.get(..size);
+            code(find(0x100, b"FACP", &read)?, &read).map(<[u8]>::to_vec)
+        };
+        assert_eq!(code(&memory), None, "at 0");
+        memory.table(0x5000, b"DSDT", b"old");
+        memory.table(0x6000, b"DSDT", b"new");
+        memory.put(0x2000 + 40, &0x5000u32.to_le_bytes());
+        memory.sign(0x2000, HEADER + 208, 9);
+        assert_eq!(code(&memory), Some(b"old".to_vec()));
+        memory.put(0x2000 + 140, &0x6000u64.to_le_bytes());
+        memory.sign(0x2000, HEADER + 208, 9);
+        assert_eq!(code(&memory), Some(b"new".to_vec()));
+        memory.0[0x6000 + 37] ^= 1;
+        assert_eq!(code(&memory), None, "its sum is wrong");
     }
 
     #[test]

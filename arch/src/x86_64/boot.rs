@@ -100,7 +100,13 @@ fn find_cpus(machine: &mut Machine) -> Result<Option<u16>, BootError> {
         machine.cpus.push(apic::id());
         return Ok(None);
     };
-    acpi::init(machine, root)
+    let pm_timer = acpi::init(machine, root)?;
+    let power = acpi::power(root);
+    if power.hidden_reset {
+        console::write_line(format_args!("postern: ACPI's reset register is no port: the host can use it at any time"));
+    }
+    power::set_acpi(power);
+    Ok(pm_timer)
 }
 
 /// Memory that no address of the host's or a guest's can reach is left to nobody; what is the APIC's is no memory.

@@ -334,10 +334,15 @@ fn port(gprs: &mut Gprs) -> Outcome {
         gprs.0[number::RAX] = exits::port_result(gprs.0[number::RAX], size, found.into());
         return done();
     };
-    match host_ports::write(port, size, value) {
+    match host_ports::write(port, size, value, power::acpi()) {
         Out::Native => power::write_port(port, size, value),
         Out::Reset if kernel().is_idle() => power::write_port(port, size, value),
         Out::Reset => refused("reset while there is a guest, by port", port.into()),
+        Out::Off => {
+            log::info!("the host switches the machine off");
+            power::off();
+        }
+        Out::Suspend => refused("suspend, by port", port.into()),
         Out::Dropped => refused("write to a port that is not there", port.into()),
     }
     done()

@@ -2,7 +2,7 @@
 
 use super::vectors::{Gprs, number};
 use super::vmx::{self, Controls, entry, exit, field, pin, primary, secondary};
-use super::{host_policy, host_ports, tlb};
+use super::{host_policy, host_ports, power, tlb};
 use core::arch::asm;
 use core::cell::UnsafeCell;
 use guestmem::Space;
@@ -52,7 +52,7 @@ pub fn init() {
     // SAFETY: the one CPU that runs here; no VMCS refers to them yet.
     let (msrs, ports) = unsafe { (&mut *MSR_BITMAP.0.get(), &mut *IO_BITMAPS.0.get()) };
     msrs.iter_mut().zip(host_policy::bitmap()).for_each(|(word, bits)| *word = bits);
-    ports.iter_mut().zip(host_ports::bitmap()).for_each(|(word, bits)| *word = bits);
+    ports.iter_mut().zip(host_ports::bitmap(power::acpi())).for_each(|(word, bits)| *word = bits);
 }
 
 /// Rights of a segment (SDM volume 3, "Guest Register State").

@@ -3,6 +3,7 @@
 //! Modules without instructions are pure and are compiled and tested on every machine.
 
 pub mod acpi_check;
+pub mod acpi_power;
 pub mod cpuid;
 pub mod decode;
 pub mod exits;

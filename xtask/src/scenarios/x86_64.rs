@@ -484,4 +484,33 @@ pub const ALL: &[Scenario] = &[
         end: End::Reason("cannot boot: firmware has moved the local APIC away from 0xfee00000: update the firmware"),
         ..REFUSED_CPU
     },
+    Scenario {
+        name: "x86-power-hostile",
+        proves: "neither a suspend nor the reset that ACPI names gets past Postern",
+        ring: 5,
+        mode: "hostile",
+        trouble: Trouble::Tables(Tables::InOrder),
+        config: &[("test", "suspend-by-acpi,reset-by-acpi,reset-by-port")],
+        arguments: "test=idle",
+        console: &[],
+        log: &["attack: pass suspend-by-acpi", "attack: pass reset-by-acpi"],
+        at_least: &[("attack: done, ", 3)],
+        timeout: 120,
+        ..TINY
+    },
+    Scenario {
+        name: "x86-power-off",
+        proves: "a host that switches off by ACPI's register is switched off by Postern, with all CPUs and its guest",
+        ring: 5,
+        mode: "hostile",
+        config: &[("test", "off-by-acpi")],
+        arguments: "test=idle",
+        console: &[],
+        at_least: &[],
+        log: &["the host switches the machine off"],
+        never: &["attack: FAIL", "POSTERN-END"],
+        end: End::PowerOff,
+        timeout: 60,
+        ..TINY
+    },
 ];

@@ -1,6 +1,11 @@
-//! What the programs need of ACPI: the Multiple APIC Description Table (ACPI specification, section "MADT").
+//! What the programs need of ACPI: the Multiple APIC Description Table (ACPI specification, section "MADT"), and registers that
+//! the Fixed ACPI Description Table names (section "FADT").
 
 use crate::list::List;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// The root pointer, once [`madt`] has found it.
+static ROOT: AtomicU64 = AtomicU64::new(0);
 
 /// What the table says.
 #[derive(Default)]
@@ -49,6 +54,7 @@ fn table(root: u64, signature: &[u8; 4]) -> Option<u64> {
 pub fn madt(root: u64) -> Madt {
     let mut madt = Madt::default();
     let root = if root == 0 { find_root() } else { Some(root) };
+    ROOT.store(root.unwrap_or(0), Ordering::Relaxed);
     let Some(table) = root.and_then(|root| table(root, b"APIC")) else { return madt };
     let end = table + u64::from(word(table + 4));
     let mut at = table + 44;
@@ -64,4 +70,20 @@ pub fn madt(root: u64) -> Madt {
         at += u64::from(length.max(2));
     }
     madt
+}
+
+fn fadt() -> Option<u64> {
+    let root = ROOT.load(Ordering::Relaxed);
+    if root == 0 { None } else { table(root, b"FACP") }
+}
+
+/// Port of the register that suspends the machine and switches it off: PM1a control.
+pub fn sleep_port() -> Option<u16> {
+    fadt().map(|fadt| word(fadt + 64) as u16).filter(|port| *port != 0)
+}
+
+/// Port and value that reset the machine, if the table names such a register.
+pub fn reset() -> Option<(u16, u8)> {
+    let fadt = fadt().filter(|fadt| word(fadt + 4) > 128 && word(fadt + 112) & 1 << 10 != 0)?;
+    Some((long(fadt + 120) as u16, bytes::<1>(fadt + 128)[0]))
 }

@@ -1,5 +1,6 @@
 //! The machine itself: privileged instructions, registers and messages between CPUs that could reach Postern.
 
+mod acpi;
 mod local_apic;
 
 use crate::attacks::scene::{Scene, TOY_MEMORY, TOY_META, Toy};
@@ -41,6 +42,8 @@ pub const ATTACKS: &[Attack] = &[
         ignored_registers,
     ),
     attack("reset-by-port", "resets by port while there is a guest, and firmware's DMA", &[OK], reset_by_port),
+    attack("suspend-by-acpi", "the machine suspended, by every type of sleep but off", &[OK], acpi::suspend),
+    attack("reset-by-acpi", "the reset that ACPI's tables name, while there is a guest", &[OK], acpi::reset),
     attack("run-page-vmcs", "a run page that looks like a VMCS", &[OK], vmcs_in_run_page),
     attack("metadata-vmcs", "metadata that looks like a VMCS when it is given", &[OK], vmcs_in_metadata),
 ];
@@ -54,8 +57,10 @@ pub const BAD_CONTROLLERS: &[fn(&mut VmConfig)] = &[
 ];
 
 /// Attacks that end the machine: each runs only when it is named, and alone.
-pub const LAST: &[Attack] =
-    &[attack("triple-fault", "a host that shuts down, which Postern answers by switching off", &[], triple_fault)];
+pub const LAST: &[Attack] = &[
+    attack("triple-fault", "a host that shuts down, which Postern answers by switching off", &[], triple_fault),
+    attack("off-by-acpi", "the machine switched off as ACPI has it, which Postern does", &[], acpi::off),
+];
 
 fn unknown_calls(scene: &mut Scene) -> Result<i64, String> {
     let numbers = [host::BASE - 1, host::END, 0, 1, u64::MAX, 1 << 63, host::VERSION | 1 << 32];
