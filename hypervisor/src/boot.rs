@@ -72,7 +72,7 @@ pub fn build(
 ) -> Result<Postern, BootError> {
     let core = Core::new(machine_handle, &regions(&info.machine), summaries).map_err(|error| {
         log::error!("frame database: {error:?}");
-        BootError::Node("memory map")
+        BootError::HandOff("memory map")
     })?;
     let too_little = |refusal: Refusal| {
         log::error!("setting Postern's memory aside: {refusal:?}");

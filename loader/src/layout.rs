@@ -14,7 +14,7 @@ pub fn taken(machine: &Machine, image: &Bytes, tree: &Bytes) -> Result<ArrayVec<
     taken.push(tree.clone());
     if let Some(initrd) = &machine.initrd {
         if !machine.memory.iter().any(|range| range.start <= initrd.start && initrd.end <= range.end) {
-            return Err(BootError::Node("initrd: it lies outside memory"));
+            return Err(BootError::HandOff("initrd: it lies outside memory"));
         }
         taken.push(initrd.clone());
     }

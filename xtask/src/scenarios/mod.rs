@@ -3,6 +3,7 @@
 
 mod arm64;
 mod x86_64;
+mod x86_64_boots;
 
 use crate::arch::{Arch, Dialect};
 use crate::firmware::Firmware;
@@ -148,7 +149,7 @@ impl Scenario {
 
 /// All scenarios.
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
-    arm64::ALL.iter().chain(x86_64::ALL)
+    arm64::ALL.iter().chain(x86_64::ALL).chain(x86_64_boots::ALL)
 }
 
 #[cfg(test)]
