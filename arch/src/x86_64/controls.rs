@@ -35,6 +35,9 @@ const SECONDARY: u32 = secondary::EPT
     | ENCLV
     | secondary::CONCEAL_PT
     | secondary::XSAVES;
+/// What the CPU does with a guest's APIC.
+const APICV: u64 =
+    (secondary::VIRTUAL_X2APIC | secondary::APIC_REGISTERS | secondary::VIRTUAL_INTERRUPT_DELIVERY) as u64;
 const EXIT: u32 =
     exit::SAVE_DEBUG | exit::HOST_64BIT | exit::SAVE_PAT | exit::LOAD_PAT | exit::SAVE_EFER | exit::LOAD_EFER;
 const ENTRY: u32 = entry::LOAD_DEBUG | entry::LOAD_PAT | entry::LOAD_EFER;
@@ -61,18 +64,21 @@ const FLAT: u64 = 0xffff_ffff;
 #[repr(C, align(4096))]
 struct Bitmap([AtomicU64; FRAME_SIZE as usize / 8]);
 
-/// The same for all guests. All accesses exit until it is filled.
-static MSR_BITMAP: Bitmap = Bitmap([const { AtomicU64::new(u64::MAX) }; FRAME_SIZE as usize / 8]);
+/// The same for all guests: the second is for those whose APIC the CPU has. All accesses exit until they are filled.
+static MSR_BITMAPS: [Bitmap; 2] =
+    [const { Bitmap([const { AtomicU64::new(u64::MAX) }; FRAME_SIZE as usize / 8]) }; 2];
 static FILLED: Once<()> = Once::new();
 
 /// Where the bitmap is; Postern is mapped at its physical addresses.
-fn msr_bitmap() -> u64 {
+fn msr_bitmap(apic: bool) -> u64 {
     FILLED.call_once(|| {
-        for bit in msr::open_bits(&world::cpu().present) {
-            MSR_BITMAP.0[bit / 64].fetch_and(!(1 << (bit % 64)), Ordering::Relaxed);
+        for (bitmap, apic) in MSR_BITMAPS.iter().zip([false, true]) {
+            for bit in msr::open_bits(&world::cpu().present, apic) {
+                bitmap.0[bit / 64].fetch_and(!(1 << (bit % 64)), Ordering::Relaxed);
+            }
         }
     });
-    &raw const MSR_BITMAP as u64
+    &raw const MSR_BITMAPS[usize::from(apic)] as u64
 }
 
 /// Fills the current VMCS for a vCPU that starts at `rip`; all but what [`super::vcpu::Vcpu`] writes at each load.
@@ -86,6 +92,32 @@ pub fn primary() -> u32 {
     vmx::adjust(Controls::Primary, PRIMARY)
 }
 
+/// Gives the guest's APIC to the CPU, which keeps it in this page and has to have [`super::features::Feature::Apicv`]; or, without
+/// one, takes it back. Returns the primary controls.
+///
+/// The combination is one that VM entry takes (SDM "VM-Execution Control Fields", checks of them): there is a TPR shadow, the
+/// page is aligned, accesses to an APIC page are not virtualised, and external interrupts exit.
+pub fn give_apic(page: Option<u64>) -> u32 {
+    let primary = match page {
+        Some(page) => {
+            vmx::write(field::VIRTUAL_APIC_PAGE, page);
+            // Not in use with virtual-interrupt delivery.
+            vmx::write(field::TPR_THRESHOLD, 0);
+            // No guest has level-triggered interrupts, whose ends would concern somebody.
+            for bitmap in (field::EOI_EXIT_BITMAP_0..=field::EOI_EXIT_BITMAP_3).step_by(2) {
+                vmx::write(bitmap, 0);
+            }
+            primary() & !(primary::CR8_LOAD | primary::CR8_STORE) | primary::TPR_SHADOW
+        }
+        None => primary(),
+    };
+    let on = if page.is_some() { APICV } else { 0 };
+    vmx::modify(field::SECONDARY_CONTROLS, APICV, on);
+    vmx::write(field::PRIMARY_CONTROLS, primary.into());
+    vmx::write(field::MSR_BITMAP, msr_bitmap(page.is_some()));
+    primary
+}
+
 fn controls() {
     let secondary = vmx::adjust(Controls::Secondary, SECONDARY);
     vmx::write(field::PIN_CONTROLS, vmx::adjust(Controls::Pin, PIN).into());
@@ -94,7 +126,7 @@ fn controls() {
     vmx::write(field::EXIT_CONTROLS, vmx::adjust(Controls::Exit, EXIT).into());
     vmx::write(field::ENTRY_CONTROLS, vmx::adjust(Controls::Entry, ENTRY).into());
     vmx::write(field::EXCEPTION_BITMAP, EXCEPTIONS);
-    vmx::write(field::MSR_BITMAP, msr_bitmap());
+    vmx::write(field::MSR_BITMAP, msr_bitmap(false));
     if secondary & secondary::XSAVES != 0 {
         vmx::write(field::XSS_EXIT_BITMAP, u64::MAX);
     }

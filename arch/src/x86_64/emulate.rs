@@ -96,8 +96,14 @@ impl Vcpu {
             reason::CPUID => self.cpuid(vm),
             reason::RDMSR => self.read_msr(vm),
             reason::WRMSR => self.write_msr(vm),
-            reason::CONTROL_REGISTER => return self.control_register(vm),
+            reason::CONTROL_REGISTER => return self.control_register(),
             reason::XSETBV => self.xsetbv(),
+            // Of the registers that the CPU writes only this one can exit; the instruction is done (SDM volume 3, "APIC-Write
+            // VM Exits", "Self-IPI Virtualization").
+            reason::APIC_WRITE => {
+                self.apic.refuse_self_ipi(vm.inboxes());
+                return Exit::Handled;
+            }
             // All memory of a guest is coherent.
             reason::INVD | reason::WBINVD => Ok(()),
             reason::RDPMC | reason::TASK_SWITCH => Err(GeneralProtection),
@@ -314,6 +320,9 @@ impl Vcpu {
         let value = self.x(2) << 32 | self.x(0) & 0xffff_ffff;
         if vapic::is_register(number) {
             self.kicks |= self.apic.write(vm.inboxes(), number, value, vm.now())?;
+            if number == vapic::SVR {
+                self.assign_apic();
+            }
         } else if let Written::DebugCtl(value) = msr::write(number, value, self.index == 0)? {
             vmx::write(field::GUEST_DEBUGCTL, value);
         }
@@ -325,7 +334,7 @@ impl Vcpu {
         if n == 4 { vmx::read(field::GUEST_RSP) } else { self.x(n) }
     }
 
-    fn control_register(&mut self, vm: &Vm) -> Exit {
+    fn control_register(&mut self) -> Exit {
         let done = match exits::control_access(vmx::read(field::EXIT_QUALIFICATION)) {
             // The bits of the read shadow become what the guest wants, and the CPU does the rest, with all its checks,
             // when it executes the instruction again: it finds no difference that would exit.
@@ -342,7 +351,7 @@ impl Vcpu {
             },
             ControlAccess::WriteCr8(n) => match self.register(n) {
                 tpr @ 0..=15 => {
-                    self.apic.set_tpr(vm.inboxes(), (tpr as u8) << 4);
+                    self.apic.set_tpr((tpr as u8) << 4);
                     Ok(())
                 }
                 _ => Err(GeneralProtection),

@@ -23,6 +23,8 @@ pub enum Feature {
     InvariantTsc = 1 << 4,
     /// The APIC has x2APIC mode.
     X2apic = 1 << 5,
+    /// VMX answers for a guest's APIC and delivers its interrupts.
+    Apicv = 1 << 6,
 }
 
 static FEATURES: AtomicU64 = AtomicU64::new(0);
@@ -65,6 +67,8 @@ fn read() -> u64 {
         (amd.as_ref().is_some_and(|it| it.has_1gib_pages()), Feature::GigabytePages),
         (power.as_ref().is_some_and(|it| it.has_invariant_tsc()), Feature::InvariantTsc),
         (basic.as_ref().is_some_and(|it| it.has_x2apic()), Feature::X2apic),
+        // SAFETY: `required` has found VMX.
+        (vmx_check::has_apicv(&unsafe { capabilities() }), Feature::Apicv),
     ]
     .iter()
     .filter(|(present, _)| *present)

@@ -1,5 +1,6 @@
 //! The machine as the rest of Postern sees it; `fake/mod.rs` has the same items.
 
+use super::features::{self, Feature};
 use super::xapic::WINDOW;
 use super::{apic, cache, host, percpu, power, tlb};
 use crate::{BootInfo, HostFiles, Place};
@@ -15,8 +16,9 @@ pub use super::stage2::Stage2 as Format;
 pub use super::timer::{frequency, now};
 pub use super::vcpu::{Vcpu, Vm};
 
-/// Frames of a VM's metadata that a vCPU takes besides the one it is in: its VMCS and its extended state.
-pub const VCPU_FRAMES: usize = 2;
+/// Frames of a VM's metadata that a vCPU takes besides the one it is in: its VMCS, its extended state and its APIC's
+/// registers.
+pub const VCPU_FRAMES: usize = 3;
 /// Memory at the bottom that is the firmware's and the CPUs' when they start: nothing is put there.
 pub const LOW_MEMORY: Bytes = 0..0x10_0000;
 /// Guest ABIs that this machine can run, as [`abi::host::dialect`] numbers them.
@@ -90,7 +92,7 @@ pub fn forget_instructions() {}
 
 /// Bits of the host's and guests' physical addresses.
 pub fn ipa_bits() -> u64 {
-    super::features::ipa_bits()
+    features::ipa_bits()
 }
 
 /// Registers that the host may not reach itself: the local APIC's. Devices that write to memory are not held back.
@@ -149,6 +151,8 @@ pub fn describe_host(info: &BootInfo, host: &HostFiles<'_>, place: Place<'_>) ->
 
 /// Enters the host on this CPU.
 pub fn run_host(entry: u64, argument: u64) -> ! {
+    let apics = if features::has(Feature::Apicv) { "by the CPU (APICv)" } else { "in software" };
+    log::info!("guests' interrupts are delivered {apics}");
     host::run(entry, argument)
 }
 

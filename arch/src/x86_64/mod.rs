@@ -32,6 +32,7 @@ macro_rules! hardware {
 hardware! {
     acpi;
     apic;
+    apicv;
     pub boot;
     cache;
     controls;

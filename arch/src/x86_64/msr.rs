@@ -1,7 +1,7 @@
 //! Model-specific registers as a guest sees them (SDM volume 4; the TDX module's base specification, "MSR
 //! Virtualization"): which it has for itself, which have a value of Postern's, and that all others do not exist.
 
-use super::vapic::GeneralProtection;
+use super::vapic::{self, GeneralProtection};
 use abi::FRAME_SIZE;
 
 /// Numbers, as SDM volume 4 names them without `IA32_`.
@@ -107,14 +107,18 @@ const PASSED: [u32; 16] = {
     ]
 };
 
+/// The registers of an APIC.
+const X2APIC: core::ops::Range<u32> = 0x800..0x900;
 /// Bits in a quarter of an MSR bitmap.
 const QUARTER: usize = FRAME_SIZE as usize / 4 * 8;
 
 /// The bits of the MSR bitmap that are zero; the others make the access exit. Quarters: reads of 0 to 0x1fff, reads of
 /// 0xc0000000 to 0xc0001fff, then writes of both (SDM volume 3, "MSR-Bitmap Address"). Registers beyond exit in any case.
-pub fn open_bits(present: &Present) -> impl Iterator<Item = usize> {
-    PASSED.into_iter().flat_map(|msr| {
-        let (read, write) = passes(msr, present);
+/// `apic`: the guest's APIC is the CPU's to answer for.
+pub fn open_bits(present: &Present, apic: bool) -> impl Iterator<Item = usize> {
+    let own = PASSED.into_iter().map(|msr| (msr, passes(msr, present)));
+    let apics = if apic { X2APIC } else { 0..0 };
+    own.chain(apics.map(|msr| (msr, vapic::passes(msr)))).flat_map(|(msr, (read, write))| {
         let bit = (msr & 0x1fff) as usize + if msr < 0xc000_0000 { 0 } else { QUARTER };
         [read.then_some(bit), write.then_some(bit + 2 * QUARTER)].into_iter().flatten()
     })
@@ -175,9 +179,9 @@ mod tests {
     const ALL: Present = Present { spec_ctrl: true, pred_cmd: true, tsc_aux: true, arch_capabilities: u64::MAX };
     const NONE: Present = Present { spec_ctrl: false, pred_cmd: false, tsc_aux: false, arch_capabilities: 0 };
 
-    fn bitmap(present: &Present) -> Vec<u8> {
+    fn bitmap(present: &Present, apic: bool) -> Vec<u8> {
         let mut bytes = vec![0xff; FRAME_SIZE as usize];
-        open_bits(present).for_each(|bit| bytes[bit / 8] &= !(1 << (bit % 8)));
+        open_bits(present, apic).for_each(|bit| bytes[bit / 8] &= !(1 << (bit % 8)));
         bytes
     }
 
@@ -194,20 +198,25 @@ mod tests {
 
     #[test]
     fn the_bitmap_is_the_policy() {
-        for present in [ALL, NONE] {
-            let bitmap = bitmap(&present);
+        for (present, apic) in [(ALL, false), (NONE, false), (ALL, true), (NONE, true)] {
+            let bitmap = bitmap(&present, apic);
             for msr in (0..0x2000).chain(0xc000_0000..0xc000_2000) {
-                let (read, write) = passes(msr, &present);
+                let (read, write) = match msr {
+                    0x800..=0x8ff if apic => vapic::passes(msr),
+                    _ => passes(msr, &present),
+                };
                 assert_eq!((exits(&bitmap, msr, false), exits(&bitmap, msr, true)), (!read, !write), "{msr:#x}");
             }
         }
-        let open = open_bits(&ALL).count();
+        let open = open_bits(&ALL, false).count();
         assert_eq!(open, 1 + 2 * 7 + 2 * 5 + 2 + 2 + 1, "and nothing besides");
+        // ID, version, TPR, PPR, LDR, SVR, 24 vectors, ESR, ICR, six local vectors, initial count, divisor; TPR, EOI, self.
+        assert_eq!(open_bits(&ALL, true).count(), open + 6 + 24 + 2 + 6 + 2 + 3);
     }
 
     #[test]
     fn registers_of_the_host_are_out_of_reach() {
-        let bitmap = bitmap(&ALL);
+        let bitmap = bitmap(&ALL, false);
         // Time, microcode, performance counters, MTRRs, machine checks, debug store, VMX, x2APIC, XSS, CET.
         for msr in
             [0x3b, 0x79, 0xc1, 0x186, 0x200, 0x2ff, 0x400, 0x600, 0x480, 0x802, 0x830, 0xda0, 0x6a0, 0x6a4, 0x1d9]

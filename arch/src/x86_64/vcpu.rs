@@ -7,7 +7,7 @@ use super::vapic::{Apic, Inbox};
 use super::vectors::{self, Entered, Gprs};
 use super::vmx::{self, field, primary};
 use super::world::{self, World};
-use super::{controls, cpuid, exits, host, percpu, section, timer, tlb};
+use super::{apicv, controls, cpuid, exits, host, percpu, section, timer, tlb};
 use crate::{Conduit, Exit, MmioAccess, QuickCalls, VcpuMask, VeInfo, VmConfig};
 use guestmem::{Pfn, Space};
 
@@ -44,11 +44,6 @@ impl Vm {
         Some(index)
     }
 
-    /// Whether vCPU `index` has an interrupt to take.
-    pub fn deliverable(&self, index: usize) -> bool {
-        self.inboxes().get(index).is_some_and(Inbox::deliverable)
-    }
-
     /// Those of the vCPUs that there are.
     pub(super) fn inboxes(&self) -> &[Inbox] {
         &self.inboxes[..self.config.vcpu_count.min(abi::host::VCPUS_MAX)]
@@ -74,7 +69,7 @@ pub struct Vcpu {
     pub(super) index: usize,
     pub(super) apic: Apic,
     pub(super) world: World,
-    frames: [Pfn; VCPU_FRAMES],
+    pub(super) frames: [Pfn; VCPU_FRAMES],
     /// Where it starts at its first load.
     entry: Option<u64>,
     /// The CPU has the VMCS in its launched state.
@@ -86,7 +81,9 @@ pub struct Vcpu {
     /// When the host gets this CPU back at the latest, in the guest's time.
     slice: u64,
     /// Primary controls as the VMCS has them.
-    primary: u32,
+    pub(super) primary: u32,
+    /// The CPU has the APIC: see `apicv`.
+    pub(super) has_apicv: bool,
     /// What the next entry delivers.
     pub(super) queued: Option<Event>,
     /// An interrupt that an exception came before.
@@ -128,13 +125,13 @@ const EIP: u64 = 0xffff_ffff;
 const TDCALL_LENGTH: u64 = exits::TDCALL.len() as u64;
 
 impl Vcpu {
-    /// vCPU `index` in reset state. `frames`, zeroed: its VMCS, its extended state.
+    /// vCPU `index` in reset state. `frames`, zeroed: its VMCS, its extended state, its APIC's registers.
     pub fn new(index: usize, frames: [Pfn; VCPU_FRAMES]) -> Self {
         let [_, ratio, _] = cpuid::clock(timer::frequency());
         Self {
             gprs: Gprs([0; 16]),
             index,
-            apic: Apic::new(index, ratio.into()),
+            apic: Apic::new(index, ratio.into(), apicv::page(frames[2])),
             world: World::RESET,
             frames,
             entry: None,
@@ -143,6 +140,7 @@ impl Vcpu {
             last_cpu: None,
             slice: 0,
             primary: 0,
+            has_apicv: false,
             queued: None,
             displaced: None,
             dead: false,
@@ -233,7 +231,7 @@ impl Vcpu {
 
     /// Whether there is no interrupt for the guest to take, were it to take any.
     pub fn is_idle(&self, vm: &Vm) -> bool {
-        !vm.deliverable(self.index) && self.apic.deadline().is_none_or(|deadline| deadline > vm.now())
+        !self.deliverable(vm) && self.apic.deadline().is_none_or(|deadline| deadline > vm.now())
     }
 
     /// What the guest may ask after a virtualization exception, once.
@@ -373,19 +371,19 @@ impl Vcpu {
         let inboxes = vm.inboxes();
         let Some(inbox) = inboxes.get(self.index) else { return };
         match self.displaced.take() {
-            Some(Event { kind: Kind::External, vector, .. }) => self.apic.take_back(inboxes, vector),
+            Some(Event { kind: Kind::External, vector, .. }) => self.take_back(vector),
             Some(_) => inbox.post_nmi(),
             None => {}
         }
         self.apic.poll(inboxes, now);
-        if inbox.is_empty() && self.queued.is_none() && !self.armed {
+        if inbox.is_empty() && !self.apic.requests() && self.queued.is_none() && !self.armed {
             return self.set_windows(0);
         }
         // No NMI before the guest has asked about a virtualization exception: its handler could cause another.
         let nmi = inbox.nmi() && self.ve.is_none();
-        let interrupt = self.apic.pending(inboxes);
+        let interrupt = self.pending(inbox);
         if nmi || interrupt.is_some() {
-            self.choose(inboxes, inbox, nmi, interrupt);
+            self.choose(inbox, nmi, interrupt);
         } else {
             self.set_windows(0);
         }
@@ -409,7 +407,7 @@ impl Vcpu {
         }
     }
 
-    fn choose(&mut self, inboxes: &[Inbox], inbox: &Inbox, nmi: bool, interrupt: Option<u8>) {
+    fn choose(&mut self, inbox: &Inbox, nmi: bool, interrupt: Option<u8>) {
         let waiting = Waiting {
             queued: self.queued.is_some(),
             nmi,
@@ -420,13 +418,13 @@ impl Vcpu {
         match (inject::choose(&waiting), interrupt) {
             (Deliver::Nmi, _) if inbox.take_nmi() => self.queued = Some(Event::NMI),
             (Deliver::Interrupt, Some(vector)) => {
-                self.apic.accept(inboxes, vector);
+                self.apic.accept(vector);
                 self.queued = Some(Event::external(vector));
             }
             _ => {}
         }
         let for_nmi = if self.ve.is_none() && inbox.nmi() { primary::NMI_WINDOW } else { 0 };
-        let for_interrupt = if self.apic.pending(inboxes).is_some() { primary::INTERRUPT_WINDOW } else { 0 };
+        let for_interrupt = if self.pending(inbox).is_some() { primary::INTERRUPT_WINDOW } else { 0 };
         self.set_windows(for_nmi | for_interrupt);
     }
 

@@ -251,6 +251,7 @@ pub mod reason {
     pub const PREEMPTION_TIMER: u32 = 52;
     pub const WBINVD: u32 = 54;
     pub const XSETBV: u32 = 55;
+    pub const APIC_WRITE: u32 = 56;
     pub const XSAVES: u32 = 63;
     pub const XRSTORS: u32 = 64;
     pub const TDCALL: u32 = 77;

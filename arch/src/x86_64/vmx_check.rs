@@ -39,6 +39,10 @@ const BELOW_4_GIB: u64 = 1 << 48;
 const EXITING: u64 = 1 << 2 | 1 << 7 | 1 << 22 | 1 << 24;
 const EPT: u64 = 1 << 1;
 const VPID: u64 = 1 << 5;
+/// TPR shadow; x2APIC virtualisation, APIC-register virtualisation, virtual-interrupt delivery: what it takes to leave a
+/// guest's APIC to the CPU. Some CPUs have the first two only, and those would save a guest little.
+const TPR_SHADOW: u64 = 1 << 21;
+const APICV: u64 = 1 << 4 | 1 << 8 | 1 << 9;
 /// 64-bit host.
 const EXIT_64BIT: u64 = 1 << 9;
 /// IA-32e mode guest.
@@ -114,6 +118,11 @@ pub fn check(has: &Capabilities) -> Result<(), BootError> {
     Ok(())
 }
 
+/// Whether a guest's APIC can be left to the CPU.
+pub fn has_apicv(has: &Capabilities) -> bool {
+    has.primary & TPR_SHADOW != 0 && has.secondary & APICV == APICV
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,7 +136,7 @@ mod tests {
         basic: WRITE_BACK | 1 << 55 | 0x400 << 32 | 4,
         pin: 0xff,
         primary: 0xfff9_fffe,
-        secondary: 0x0053_fcff,
+        secondary: 0x0053_ffff,
         exit: 0x01ff_ffff,
         entry: 0x0003_ffff,
         ept_vpid: 0x0f01_0677_4141,
@@ -152,6 +161,16 @@ mod tests {
         let text = check(&has).expect_err("something is missing").to_string();
         let named = text.strip_prefix("the CPU lacks what Postern needs: ").expect("it says that it is missing");
         named.to_string()
+    }
+
+    #[test]
+    fn an_apic_is_left_only_to_a_cpu_with_all_of_it() {
+        assert!(has_apicv(&GOOD));
+        assert!(!has_apicv(&Capabilities { primary: GOOD.primary & !TPR_SHADOW, ..GOOD }));
+        for bit in [1 << 4, 1 << 8, 1 << 9] {
+            let has = Capabilities { secondary: GOOD.secondary & !bit, ..GOOD };
+            assert!(!has_apicv(&has) && check(&has).is_ok(), "{bit:#x}");
+        }
     }
 
     #[test]

@@ -131,6 +131,10 @@ const ARM64: &[Figure] = &[
 const X86_64: &[Figure] = &[
     Figure::new("host-version", "host: VMCALL round trip", Target::AtMost(300.0), "KVM 1,280"),
     Figure::new("tdx-cpuid", "guest: CPUID round trip", Target::AtMost(300.0), "KVM 1,174"),
+    Figure::new("tdx-self-ipi", "guest: interrupt to oneself, taken and ended", Target::None, ""),
+    Figure::new("tdx-self-ipi-software", "the same on a CPU without APICv", Target::None, ""),
+    Figure::new("tdx-timer", "guest: timer set to now, taken and ended", Target::None, ""),
+    Figure::new("tdx-timer-software", "the same on a CPU without APICv", Target::None, ""),
     Figure::new("tdx-hypercall", "guest: TDCALL round trip (VP.INFO)", Target::None, ""),
     Figure::new(
         "tdx-first-touch-around",

@@ -27,6 +27,8 @@ pub const VIRT: &str = "virt,virtualization=on,gic-version=3";
 
 /// The x86-64 machine that Postern is made for: VMX and EPT.
 pub const PC: &str = crate::setup::bochs::MODEL;
+/// One whose CPUs deliver interrupts to guests themselves, besides.
+pub const PC_APICV: &str = crate::setup::bochs::MODEL_APICV;
 
 /// What emulates a machine, and boots it.
 #[derive(Clone, Debug)]

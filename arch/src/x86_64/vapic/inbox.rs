@@ -1,44 +1,40 @@
 //! What other CPUs may touch of a vCPU's APIC.
 
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
-
-use super::{Vectors, highest};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 /// The requests to one vCPU.
 #[derive(Debug)]
 pub struct Inbox {
-    /// The interrupt request register.
-    requests: [AtomicU64; 4],
+    /// Vectors that have not got into the request register yet: bit `n % 64` of word `n / 64`.
+    posted: [AtomicU64; 4],
+    /// Set after something has been put there, so that its owner has to look at one word only.
+    news: AtomicBool,
     nmi: AtomicBool,
     /// The guest has switched its APIC on: as long as it has not, interrupts are lost (SDM "Local APIC State After It
     /// Has Been Software Disabled").
     enabled: AtomicBool,
-    /// The processor priority, so that others can tell whether there is something to take.
-    ppr: AtomicU8,
 }
 
 impl Inbox {
     /// Empty, with the APIC off.
     pub const fn new() -> Self {
-        Self {
-            requests: [const { AtomicU64::new(0) }; 4],
-            nmi: AtomicBool::new(false),
-            enabled: AtomicBool::new(false),
-            ppr: AtomicU8::new(0),
-        }
+        let [news, nmi, enabled] = [const { AtomicBool::new(false) }; 3];
+        Self { posted: [const { AtomicU64::new(0) }; 4], news, nmi, enabled }
     }
 
     /// As after [`Self::new`].
     pub fn reset(&self) {
-        self.publish(false, 0);
-        self.requests.iter().for_each(|word| word.store(0, SeqCst));
+        self.enable(false);
+        self.posted.iter().for_each(|word| word.store(0, SeqCst));
+        self.news.store(false, SeqCst);
         self.nmi.store(false, SeqCst);
     }
 
     /// Requests an edge-triggered interrupt, from any CPU.
     pub fn post(&self, vector: u8) {
         if self.enabled.load(SeqCst) {
-            self.request(vector);
+            self.posted[usize::from(vector / 64)].fetch_or(1 << (vector % 64), SeqCst);
+            self.news.store(true, SeqCst);
         }
     }
 
@@ -57,37 +53,38 @@ impl Inbox {
         self.nmi.swap(false, SeqCst)
     }
 
-    /// Whether nothing is requested.
+    /// Whether nothing is requested. Who has just posted may not be seen yet; a kick follows.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        !self.nmi() && self.requests.iter().fold(0, |all, word| all | word.load(SeqCst)) == 0
+        !self.nmi() && !self.news.load(SeqCst)
     }
 
-    /// Whether the vCPU has anything to take, were its interrupts enabled.
-    pub fn deliverable(&self) -> bool {
-        let ppr = self.ppr.load(SeqCst);
-        self.nmi() || self.highest().is_some_and(|vector| vector & 0xf0 > ppr & 0xf0)
+    /// The highest vector that is requested; 0 for none.
+    pub(super) fn highest(&self) -> u8 {
+        let word = self.posted.iter().rposition(|word| word.load(SeqCst) != 0);
+        // Only its owner takes anything out.
+        word.map_or(0, |word| (word * 64) as u8 + self.posted[word].load(SeqCst).ilog2() as u8)
     }
 
-    pub(super) fn request(&self, vector: u8) {
-        self.requests[usize::from(vector / 64)].fetch_or(1 << (vector % 64), SeqCst);
+    /// Takes all vectors that are requested.
+    pub(super) fn take(&self, mut take: impl FnMut(u8)) {
+        if !self.news.load(SeqCst) {
+            return;
+        }
+        // Before the look: what is posted from here on is news again.
+        self.news.store(false, SeqCst);
+        for (word, first) in self.posted.iter().zip([0, 64, 128, 192]) {
+            // Mostly empty, and a look costs less than a locked instruction.
+            let mut bits = if word.load(SeqCst) == 0 { 0 } else { word.swap(0, SeqCst) };
+            while bits != 0 {
+                take(first + bits.trailing_zeros() as u8);
+                bits &= bits - 1;
+            }
+        }
     }
 
-    pub(super) fn clear(&self, vector: u8) {
-        self.requests[usize::from(vector / 64)].fetch_and(!(1 << (vector % 64)), SeqCst);
-    }
-
-    pub(super) fn requests(&self) -> Vectors {
-        core::array::from_fn(|word| self.requests[word].load(SeqCst))
-    }
-
-    pub(super) fn highest(&self) -> Option<u8> {
-        highest(&self.requests())
-    }
-
-    pub(super) fn publish(&self, enabled: bool, ppr: u8) {
+    pub(super) fn enable(&self, enabled: bool) {
         self.enabled.store(enabled, SeqCst);
-        self.ppr.store(ppr, SeqCst);
     }
 }
 

@@ -6,32 +6,42 @@
 //! *Intel 64 and IA-32 Architectures Software Developer's Manual*, volume 3, chapter "Advanced Programmable Interrupt
 //! Controller (APIC)", cited as SDM with the section's title.
 //!
-//! # How the world switch uses it
+//! # Two ways
+//!
+//! Either Postern does everything (`vcpu`, `emulate`):
 //!
 //! ```text
 //! entry:  poll(now) -> NMI: take_nmi, inject | pending() and RFLAGS.IF: inject, accept | pending(): interrupt window
-//! exit:   RDMSR, WRMSR, MOV CR8 -> read, write, set_tpr -> kick(mask);   HLT -> Inbox::deliverable, else wait
+//! exit:   RDMSR, WRMSR, MOV CR8 -> read, write, set_tpr -> kick(mask);   HLT -> deliverable, else wait
 //! ```
+//!
+//! Or the CPU does most of it (`apicv`), with the same registers in the same page: it reads registers, takes priorities,
+//! ends of interrupts and interrupts to oneself, and delivers; Postern moves what others have requested into the page
+//! before an entry, and does the rest.
 //!
 //! # Who owns an interrupt
 //!
-//! There are no locks. [`Inbox`] is what other CPUs may touch: the requests (IRR), a flag for an NMI, and two bytes with
-//! which they can tell whether the vCPU has something to take. Everything else is in [`Apic`], which only the CPU that
-//! runs the vCPU has. All accesses to the inbox are sequentially consistent, because waking rests on a store-then-load
-//! argument: the sender sets the request and then asks whether the vCPU waits, the vCPU says that it waits and then
-//! looks for requests. At least one of the two sees the other.
+//! There are no locks. [`Inbox`] is what other CPUs may touch: the requests, a flag for an NMI, and whether the APIC is on.
+//! Everything else is in [`Apic`] and its [`Page`], which only the CPU that runs the vCPU has. All accesses to the inbox
+//! are sequentially consistent, because waking rests on a store-then-load argument: the sender sets the request and then
+//! asks whether the vCPU waits, the vCPU says that it waits and then looks for requests. At least one of the two sees the
+//! other.
 
 mod icr;
 mod inbox;
+mod page;
 mod regs;
 #[cfg(test)]
 mod tests;
 mod timer;
 
 pub use inbox::Inbox;
-pub use regs::{TSC_DEADLINE, is_register};
+pub use page::Page;
+pub use regs::{SVR, TSC_DEADLINE, is_register, passes};
 
 use crate::VcpuMask;
+use page::Set;
+use regs::{LVT, SVR_ENABLE, TPR};
 use timer::Timer;
 
 /// The instruction gets a general-protection exception with error code 0.
@@ -40,9 +50,6 @@ pub struct GeneralProtection;
 
 /// First vector that an interrupt can have (SDM "Valid Interrupt Vectors").
 pub const FIRST_VECTOR: u8 = 16;
-
-/// A set of vectors: bit `n % 64` of word `n / 64`.
-type Vectors = [u64; 4];
 
 /// Bits of the error status register (SDM "Error Handling").
 mod error {
@@ -63,103 +70,136 @@ const LVT_COUNT: usize = Lvt::Error as usize + 1;
 /// The mask of an entry.
 const LVT_MASKED: u32 = 1 << 16;
 
-/// SVR.8: the APIC is on as far as software says.
-const SVR_ENABLE: u32 = 1 << 8;
-/// Reset value of the spurious-interrupt vector register.
-const SVR_RESET: u32 = 0xff;
+/// What a CPU that delivers interrupts to a guest keeps in its VMCS (SDM "Guest Interrupt Status"): the highest vector that
+/// is requested and the highest in service; 0 for none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    requested: u8,
+    serving: u8,
+}
+
+impl Status {
+    /// From the field of the VMCS.
+    pub fn from_field(field: u64) -> Self {
+        Self { requested: field as u8, serving: (field >> 8) as u8 }
+    }
+
+    /// As the field of the VMCS has it.
+    pub fn field(self) -> u64 {
+        u64::from(self.serving) << 8 | u64::from(self.requested)
+    }
+}
 
 /// One vCPU's APIC, without what others may touch.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Apic {
     index: usize,
-    tpr: u8,
-    in_service: Vectors,
-    svr: u32,
-    icr: u64,
+    page: &'static Page,
+    /// Nothing while the CPU has the APIC.
+    status: Status,
     /// Errors since the last write of the error status register.
     errors: u32,
-    /// What a read of the error status register gives.
-    esr: u32,
-    lvt: [u32; LVT_COUNT],
     timer: Timer,
 }
 
 impl Apic {
-    /// vCPU `index`'s, after reset. One tick of the timer, undivided, is `ratio` ticks of the guest's TSC.
-    pub fn new(index: usize, ratio: u64) -> Self {
-        Self {
-            index,
-            tpr: 0,
-            in_service: [0; 4],
-            svr: SVR_RESET,
-            icr: 0,
-            errors: 0,
-            esr: 0,
-            lvt: [LVT_MASKED; LVT_COUNT],
-            timer: Timer::new(ratio),
-        }
+    /// vCPU `index`'s, after reset, with its registers in `page`. One tick of the timer, undivided, is `ratio` ticks of the
+    /// guest's TSC.
+    pub fn new(index: usize, ratio: u64, page: &'static Page) -> Self {
+        let apic = Self { index, page, status: Status::default(), errors: 0, timer: Timer::new(ratio) };
+        apic.reset_registers();
+        apic
     }
 
     /// The task-priority register, also CR8 << 4.
     pub fn tpr(&self) -> u8 {
-        self.tpr
+        self.page.get(TPR) as u8
     }
 
     /// Sets the task-priority register.
-    pub fn set_tpr(&mut self, inboxes: &[Inbox], tpr: u8) {
-        self.tpr = tpr;
-        self.publish(inboxes);
+    pub fn set_tpr(&mut self, tpr: u8) {
+        self.page.set(TPR, tpr.into());
+    }
+
+    /// Whether software has switched the APIC on.
+    pub fn is_on(&self) -> bool {
+        self.page.get(SVR) & SVR_ENABLE != 0
     }
 
     /// Processor priority: the higher class of the task's and of what is in service (SDM "Task and Processor Priorities").
-    fn ppr(&self) -> u8 {
-        let serving = highest(&self.in_service).unwrap_or(0) & 0xf0;
-        if self.tpr & 0xf0 >= serving { self.tpr } else { serving }
+    fn ppr(&self, status: Status) -> u8 {
+        let (tpr, serving) = (self.tpr(), status.serving & 0xf0);
+        if tpr & 0xf0 >= serving { tpr } else { serving }
     }
 
-    /// Lets others know what this APIC lets through.
-    fn publish(&self, inboxes: &[Inbox]) {
-        if let Some(inbox) = inboxes.get(self.index) {
-            inbox.publish(self.svr & SVR_ENABLE != 0, self.ppr());
-        }
+    /// Gives the APIC to the CPU: what it has to know beside the page. Until [`Self::resume`] only that counts, which those of
+    /// the functions below that take a status are to be given.
+    pub fn hand_over(&mut self) -> Status {
+        core::mem::take(&mut self.status)
     }
 
-    /// The interrupt that comes next, if its priority lets it.
-    pub fn pending(&self, inboxes: &[Inbox]) -> Option<u8> {
-        let vector = inboxes.get(self.index)?.highest()?;
-        (vector & 0xf0 > self.ppr() & 0xf0).then_some(vector)
+    /// Takes the APIC back from the CPU, which has left this.
+    pub fn resume(&mut self, status: Status) {
+        self.status = status;
     }
 
-    /// The interrupt is delivered: it is in service until the guest ends it.
-    pub fn accept(&mut self, inboxes: &[Inbox], vector: u8) {
-        if let Some(inbox) = inboxes.get(self.index) {
-            inbox.clear(vector);
-        }
-        set(&mut self.in_service, vector);
-        self.publish(inboxes);
+    /// What is requested and in service, as far as the CPU has not the APIC.
+    pub fn status(&self) -> Status {
+        self.status
     }
 
-    /// An interrupt that was accepted did not reach the guest: it is requested again.
-    pub fn take_back(&mut self, inboxes: &[Inbox], vector: u8) {
-        clear(&mut self.in_service, vector);
-        // Not `post`: the guest may have switched the APIC off, but this one was accepted before.
-        if let Some(inbox) = inboxes.get(self.index) {
-            inbox.request(vector);
-        }
-        self.publish(inboxes);
+    /// Whether anything is requested that has got into the request register; not while the CPU has the APIC.
+    #[inline]
+    pub fn requests(&self) -> bool {
+        self.status.requested != 0
+    }
+
+    /// Moves what others have requested to the request register; `status` is the one that counts, and is brought up to date.
+    pub fn collect(&self, inbox: &Inbox, status: &mut Status) {
+        inbox.take(|vector| {
+            self.page.insert(Set::Requested, vector);
+            status.requested = status.requested.max(vector);
+        });
+    }
+
+    /// Whether there is an interrupt that the priority lets through, requests of others included.
+    pub fn deliverable(&self, inbox: &Inbox, status: Status) -> bool {
+        status.requested.max(inbox.highest()) & 0xf0 > self.ppr(status) & 0xf0
+    }
+
+    /// The interrupt that comes next, if its priority lets it, requests of others included.
+    pub fn pending(&mut self, inbox: &Inbox) -> Option<u8> {
+        let mut status = self.status;
+        self.collect(inbox, &mut status);
+        self.status = status;
+        (status.requested & 0xf0 > self.ppr(status) & 0xf0).then_some(status.requested)
+    }
+
+    /// The interrupt that [`Self::pending`] has named is delivered: it is in service until the guest ends it.
+    pub fn accept(&mut self, vector: u8) {
+        self.page.remove(Set::Requested, vector);
+        self.page.insert(Set::InService, vector);
+        self.status = Status { requested: self.page.highest(Set::Requested), serving: vector };
+    }
+
+    /// An interrupt that was accepted did not reach the guest: it is requested again, even by an APIC that has been switched
+    /// off meanwhile. `status` as for [`Self::collect`].
+    pub fn take_back(&self, vector: u8, status: &mut Status) {
+        self.page.remove(Set::InService, vector);
+        self.page.insert(Set::Requested, vector);
+        let serving = self.page.highest(Set::InService);
+        *status = Status { requested: status.requested.max(vector), serving };
     }
 
     /// The interrupt in service with the highest priority has ended.
-    fn end(&mut self, inboxes: &[Inbox]) {
-        if let Some(vector) = highest(&self.in_service) {
-            clear(&mut self.in_service, vector);
-            self.publish(inboxes);
-        }
+    fn end(&mut self) {
+        self.page.remove(Set::InService, self.status.serving);
+        self.status.serving = self.page.highest(Set::InService);
     }
 
     /// An interrupt of an entry of the local vector table.
     fn raise(&mut self, inboxes: &[Inbox], entry: Lvt) {
-        let register = self.lvt[entry as usize];
+        let register = self.page.get(LVT + entry as u32);
         if register & LVT_MASKED != 0 {
             return;
         }
@@ -181,6 +221,11 @@ impl Apic {
         self.raise(inboxes, Lvt::Error);
     }
 
+    /// The CPU has refused to send the guest an interrupt of its own: the only register that it leaves half done.
+    pub fn refuse_self_ipi(&mut self, inboxes: &[Inbox]) {
+        self.fail(inboxes, error::SEND_ILLEGAL_VECTOR);
+    }
+
     /// Raises the timer's interrupt when it is due at `now` of the guest's TSC.
     pub fn poll(&mut self, inboxes: &[Inbox], now: u64) {
         if self.timer.poll(now) {
@@ -190,7 +235,7 @@ impl Apic {
 
     /// The guest's TSC at which [`Self::poll`] will raise the timer's interrupt; `None` for never.
     pub fn deadline(&self) -> Option<u64> {
-        self.timer.deadline().filter(|_| self.lvt[Lvt::Timer as usize] & LVT_MASKED == 0)
+        self.timer.deadline().filter(|_| self.page.get(LVT) & LVT_MASKED == 0)
     }
 
     /// A write of the interrupt command register; returns the vCPUs that have to look at their interrupts.
@@ -213,18 +258,4 @@ impl Apic {
         }
         command.targets
     }
-}
-
-/// The highest vector of a set.
-fn highest(vectors: &Vectors) -> Option<u8> {
-    let word = vectors.iter().rposition(|word| *word != 0)?;
-    Some((word * 64) as u8 + vectors[word].ilog2() as u8)
-}
-
-fn set(vectors: &mut Vectors, vector: u8) {
-    vectors[usize::from(vector / 64)] |= 1 << (vector % 64);
-}
-
-fn clear(vectors: &mut Vectors, vector: u8) {
-    vectors[usize::from(vector / 64)] &= !(1 << (vector % 64));
 }

@@ -27,6 +27,8 @@ pub mod register {
     pub const SPURIOUS: u32 = 0x80f;
     /// First of eight: vectors in service.
     pub const IN_SERVICE: u32 = 0x810;
+    /// First of eight: vectors requested.
+    pub const REQUESTED: u32 = 0x820;
     /// Error status.
     pub const ERRORS: u32 = 0x828;
     /// Interrupt command.

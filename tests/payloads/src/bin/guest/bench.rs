@@ -33,6 +33,9 @@ pub fn run(world: &World) {
     if let Some((trap, instruction)) = dialect::TRAP {
         say!("bench: {name}{trap} {}", measure(COUNT, |_| instruction()));
     }
+    for (event, cause) in dialect::EVENTS {
+        say!("bench: {name}{event} {}", measure(COUNT, |_| cause()));
+    }
     let pages = world.pages(COUNT, BLOCK_SIZE);
     say!("bench: {name}first-touch {}", measure(COUNT, |n| write(pages + n * FRAME_SIZE, 1)));
     say!("bench: {name}share-unshare {}", measure(COUNT, |n| share_unshare(world, pages + n * FRAME_SIZE)));

@@ -49,7 +49,8 @@ pub fn console_line(boot: &Boot) -> u64 {
     boot.machine.uarts.get(1).copied().unwrap_or(0)
 }
 
-/// Runs the guest, then takes everything back and checks it.
+/// Runs the guest, then takes everything back and checks it. `config` says besides when it has to be over (`limit_ms`), and
+/// whether the host's timer ends turns, or Postern alone (`ticks`, 0 for the latter).
 ///
 /// # Errors
 /// A sentence for the session's last line.
@@ -60,6 +61,7 @@ pub fn run(bundle: &Bundle, boot: &Boot) -> Result<(), String> {
     if let Some(limit) = bundle.config.get("limit_ms").and_then(payloads::config::number) {
         vm.time_limit.store(timer::now() + timer::ticks(limit), Ordering::Relaxed);
     }
+    vm.ticks.store(bundle.config.number("ticks", 1) != 0, Ordering::Relaxed);
     let start = timer::now();
     let end = schedule::run(&vm);
     say!("host: guest ran for {} ticks", timer::now() - start);

@@ -38,7 +38,10 @@ fn cpu_loop(vm: &Vm) {
                 vcpu.deadline.store(0, Ordering::Relaxed);
                 // Each gets a turn of its own: a tick left over from the one before would end it before it began.
                 remote::service_interrupts();
-                timer::fire_at(timer::now() + tick);
+                match vm.ticks.load(Ordering::Relaxed) {
+                    true => timer::fire_at(timer::now() + tick),
+                    false => timer::stop(),
+                }
                 while exits::run_once(vm, vcpu) == Next::Again && vm.active() {}
             }
         }

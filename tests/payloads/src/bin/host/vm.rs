@@ -137,6 +137,8 @@ pub struct Vm {
     pub vcpus: Vec<Vcpu>,
     ready: AtomicBool,
     paused: AtomicBool,
+    /// Whether the host's timer ends a vCPU's turn, or Postern's alone.
+    pub ticks: AtomicBool,
     /// When to give up on it, in ticks; `u64::MAX` for never.
     pub time_limit: AtomicU64,
     ended: AtomicBool,
@@ -154,6 +156,7 @@ impl Vm {
             vcpus: Vec::new(),
             ready: AtomicBool::new(false),
             paused: AtomicBool::new(false),
+            ticks: AtomicBool::new(true),
             time_limit: AtomicU64::new(u64::MAX),
             ended: AtomicBool::new(false),
             end: SpinMutex::new(None),

@@ -3,7 +3,7 @@
 use crate::world::{Dialect, World};
 use abi::FRAME_SIZE;
 use abi::tdx::{leaf, register};
-use payloads::{mmu, tdcall};
+use payloads::{apic, cpu, interrupt, mmu, tdcall, timer};
 
 /// Asks the CPU, in the way that Linux does.
 pub fn detect() -> Dialect {
@@ -41,5 +41,12 @@ pub fn share_unshare(_: &World, page: u64) -> bool {
 
 /// An instruction that the hypervisor answers by itself, and its name.
 pub const TRAP: Option<(&str, fn())> = Some(("cpuid", || {
-    core::hint::black_box(payloads::cpu::cpuid(1, 0));
+    core::hint::black_box(cpu::cpuid(1, 0));
 }));
+
+/// Interrupts that come at once, taken and ended, and their names.
+pub const EVENTS: &[(&str, fn())] = &[
+    ("self-ipi", || cpu::wrmsr(apic::register::SELF, interrupt::SOFTWARE.start.into())),
+    // A time that is past is now.
+    ("timer", || timer::fire_at(1)),
+];

@@ -1,5 +1,6 @@
 //! Guests on x86-64: TDX guests.
 
+mod apic;
 pub mod attacks;
 pub mod device;
 pub mod dialect;
@@ -22,6 +23,12 @@ pub const FUNCTIONAL: &[Test] = &[
     ("tdx-halt", For::Tdx, tdx::halt),
     ("tdx-ports", For::Tdx, tdx::ports),
     ("tdx-identity", For::Tdx, tdx::identity),
+    ("apic-registers", For::Both, apic::registers),
+    ("apic-self-ipi", For::Both, apic::self_ipi),
+    ("apic-priority", For::Both, apic::priority),
+    ("apic-order", For::Both, apic::order),
+    ("apic-masked-timer", For::Both, apic::masked_timer),
+    ("apic-ipi-storm", For::Both, apic::ipi_storm),
 ];
 
 /// Runs the terminal test `name`; `false` when there is none of that name here.
