@@ -21,7 +21,8 @@ pub use fake as machine;
 pub use x86_64::machine;
 
 use guestmem::{OwnerId, Pfn};
-use loader::Bytes;
+use loader::received::Received;
+use loader::{BootError, Bytes};
 use spin::Once;
 
 /// A set of a VM's vCPUs: bit n is vCPU n.
@@ -196,7 +197,7 @@ pub struct HostFiles<'a> {
 }
 
 /// Finds a place for so many bytes: its physical address.
-pub type Place<'a> = &'a mut dyn FnMut(u64) -> Result<u64, loader::BootError>;
+pub type Place<'a> = &'a mut dyn FnMut(u64) -> Result<u64, BootError>;
 
 /// What boot hands to the hypervisor.
 #[derive(Debug)]
@@ -211,4 +212,8 @@ pub struct BootInfo {
     pub memory: Bytes,
     /// The part of `memory` that is not in use yet.
     pub free: Bytes,
+    /// What the UEFI application has left, where it has booted Postern; or why that is of no use.
+    pub record: Option<Result<Received, BootError>>,
+    /// [`machine::now`] at Postern's first instruction in Rust.
+    pub entered_at: u64,
 }

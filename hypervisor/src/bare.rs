@@ -7,8 +7,9 @@ use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::AtomicU64;
 use guestmem::Pfn;
 use hypervisor::boot::{self, HostEntry, Plan};
+use hypervisor::phases::Phases;
 use hypervisor::vm::Vms;
-use hypervisor::{Postern, crash, log as ring};
+use hypervisor::{Postern, crash, log as ring, settings};
 use linked_list_allocator::Heap;
 use loader::BootError;
 use spin::{Mutex, Once};
@@ -40,9 +41,14 @@ static VMS: Vms = Vms::new();
 #[unsafe(no_mangle)]
 fn postern_main(info: BootInfo) -> ! {
     ring::init();
+    let mut phases = Phases::new(&info);
+    phases.mark("early boot", machine::now());
+    boot::use_record(&info);
     log::info!("Postern {} on {} CPUs", env!("CARGO_PKG_VERSION"), info.machine.cpus.len());
-    match start(&info) {
+    match start(&info, &mut phases) {
         Ok(host) => {
+            phases.mark("entry", machine::now());
+            log::info!("boot took {}", phases.shown(machine::frequency()));
             log::info!("entering the host at {:#x}, description of the machine at {:#x}", host.entry, host.description);
             machine::run_host(host.entry, host.description)
         }
@@ -53,7 +59,7 @@ fn postern_main(info: BootInfo) -> ! {
     }
 }
 
-fn start(info: &BootInfo) -> Result<HostEntry, BootError> {
+fn start(info: &BootInfo, phases: &mut Phases) -> Result<HostEntry, BootError> {
     let plan = boot::plan(info)?;
     // SAFETY: all of `info.free` is RAM that nothing uses yet.
     unsafe { machine::zero(&plan.summaries) };
@@ -64,25 +70,36 @@ fn start(info: &BootInfo) -> Result<HostEntry, BootError> {
     let machine_handle = unsafe { machine::Machine::new() };
     #[cfg_attr(not(feature = "crash-test"), expect(unused_mut))]
     let mut postern = boot::build(machine_handle, info, &plan, summaries, &VMS)?;
+    phases.mark("frame database", machine::now());
+    boot::self_check(&postern)?;
+    phases.mark("self check", machine::now());
     let bundle = info.machine.initrd.as_ref().ok_or(BootError::NoBundle)?;
     // SAFETY: the initrd lies in RAM, apart from all else (`layout::taken`), and no host runs yet.
     let archive = unsafe { machine::bytes(bundle) };
-    let settings = loader::cpio::find(archive, abi::bundle::CONFIG)?.map_or(&[][..], |file| file.data);
+    let config = loader::cpio::find(archive, abi::bundle::CONFIG)?.map_or(&[][..], |file| file.data);
+    boot::use_log_level(info, config);
     #[cfg(feature = "crash-test")]
     {
-        postern.crash = hypervisor::crash_test::Crash::from_settings(settings);
+        postern.crash = hypervisor::crash_test::Crash::from_settings(config);
     }
-    if hypervisor::settings::get(settings, abi::bundle::WIPE_OPTION) == Some("yes") {
+    if settings::get(config, abi::bundle::WIPE_OPTION) == Some("yes") {
         let start = machine::now();
         // SAFETY: RAM that neither boot loader nor Postern has put anything into, and no host runs yet.
         let bytes = boot::wipe(info, &mut |range| unsafe { machine::zero(range) })?;
         let milliseconds = (machine::now() - start) * 1000 / machine::frequency();
         log::info!("{} MiB wiped in {milliseconds} ms", bytes >> 20);
+        phases.mark("wiping", machine::now());
     }
+    let mut copied = 0;
     let host = with_heap(&plan, || {
-        // SAFETY: `load_host` puts things only where `layout::place` has found free RAM.
-        boot::load_host(info, archive, &mut |from, to| unsafe { machine::copy(from, to) })
+        boot::load_host(info, archive, &mut |from, to| {
+            copied += from.len();
+            // SAFETY: `load_host` puts things only where `layout::place` has found free RAM.
+            unsafe { machine::copy(from, to) }
+        })
     })?;
+    phases.mark("host load", machine::now());
+    log::info!("{} KiB of {} KiB copied: the host's kernel and its description", copied >> 10, archive.len() >> 10);
     let heap = Pfn::from_addr(plan.heap.start)..Pfn::from_addr(plan.heap.end);
     postern.core.add_pool(heap).map_err(|_| BootError::Memory("the pool"))?;
     let stats = postern.core.stats();

@@ -1,12 +1,14 @@
 //! From the hand-off to a running host: the frame database, the host's table, the host's kernel, the self-check.
 
-use crate::Postern;
 use crate::vm::Vms;
+use crate::{Postern, settings};
+use abi::handoff::Region;
 use arch::{BootInfo, HostFiles, machine};
 use core::ops::Range;
 use core::sync::atomic::AtomicU64;
 use guestmem::{Budget, Core, Pfn, Refusal, Space};
-use loader::{BootError, Bytes, Machine, bundle, layout, whole_frames};
+use loader::received::Received;
+use loader::{BootError, Bytes, Machine, bundle, config, layout, whole_frames};
 
 /// Bytes of heap that writing the host's device tree may take; they join the pool afterwards.
 pub const HEAP_SIZE: u64 = 768 << 10;
@@ -59,7 +61,7 @@ fn frames(range: &Bytes) -> Range<Pfn> {
     Pfn::from_addr(range.start)..Pfn::from_addr(range.end)
 }
 
-/// Builds the frame database and the host's table, and checks them.
+/// Builds the frame database and the host's table.
 ///
 /// # Errors
 /// The memory map is not what a database can describe, or there is too little memory.
@@ -91,13 +93,14 @@ pub fn build(
     let devices = layout::without(&[reach], &holes);
     core.build_host_table(root, &devices).map_err(too_little)?;
     machine::set_root(Space::Host, root);
-    let postern = Postern::new(core, vms);
-    self_check(&postern)?;
-    Ok(postern)
+    Ok(Postern::new(core, vms))
 }
 
 /// Nothing of Postern's may be reachable from the host's table, and every record must be what the table says.
-fn self_check(postern: &Postern) -> Result<(), BootError> {
+///
+/// # Errors
+/// It is not so.
+pub fn self_check(postern: &Postern) -> Result<(), BootError> {
     let mut cursor = 0;
     loop {
         let audit = postern.core.audit(&|_| None, cursor, &mut Budget::new(4096));
@@ -111,6 +114,30 @@ fn self_check(postern: &Postern) -> Result<(), BootError> {
             Some(next) => cursor = next,
             None => return Ok(()),
         }
+    }
+}
+
+/// Does what the UEFI application's record asks for, and says where the measurements are.
+pub fn use_record(info: &BootInfo) {
+    match &info.record {
+        None => {}
+        Some(Err(error)) => log::warn!("what the UEFI application has left is not used: {error}"),
+        Some(Ok(Received { record, measurements })) => {
+            crate::log::set_level(record.log_level);
+            let Region { start, size } = record.event_log;
+            log::info!("{measurements} measurements in {size} bytes at {start:#x}");
+        }
+    }
+}
+
+/// Uses the log level of the bundle's `config`, unless the application's record has one.
+pub fn use_log_level(info: &BootInfo, config: &[u8]) {
+    let Some(name) = settings::get(config, abi::bundle::LOG_OPTION) else { return };
+    let first = info.record.as_ref().and_then(|record| record.as_ref().ok()).map_or(0, |it| it.record.log_level);
+    match config::log_level(name) {
+        Some(level) if first == 0 => _ = crate::log::set_level(level),
+        Some(_) => {}
+        None => log::warn!("the bundle's `{}` takes {}", abi::bundle::LOG_OPTION, config::LOG_LEVELS),
     }
 }
 

@@ -12,6 +12,7 @@ pub mod crash;
 pub mod crash_test;
 pub mod log;
 pub mod measure;
+pub mod phases;
 mod place;
 pub mod postern;
 pub mod refuse;

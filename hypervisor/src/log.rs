@@ -2,11 +2,12 @@
 //!
 //! *Errors* and *warnings* are about Postern and its machine and go to the console too, as do the few lines of boot.
 //! Refusals are *debug*: they go to the ring only, because a caller that is refused all day must not be able to keep a
-//! CPU busy with a serial line.
+//! CPU busy with a serial line. Who boots the machine may want it otherwise ([`set_level`]).
 
 use arch::console;
 use core::fmt::Write;
-use log::{Level, LevelFilter, Log, Metadata, Record};
+use core::sync::atomic::{AtomicUsize, Ordering};
+use log::{LevelFilter, Log, Metadata, Record};
 use spin::Mutex;
 
 /// Bytes of log text that are kept.
@@ -32,11 +33,14 @@ impl Write for Ring {
     }
 }
 
+/// The last level that goes to the console, as the `log` crate numbers them.
+static LEVEL: AtomicUsize = AtomicUsize::new(LevelFilter::Info as usize);
+
 struct Logger;
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= Level::Debug
+        metadata.level() <= log::max_level()
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -44,7 +48,7 @@ impl Log for Logger {
             return;
         }
         let _ = writeln!(RING.lock(), "postern: {}", record.args());
-        if record.level() <= Level::Info {
+        if record.level() as usize <= LEVEL.load(Ordering::Relaxed) {
             console::write_line(format_args!("postern: {}", record.args()));
         }
     }
@@ -58,6 +62,18 @@ pub fn init() {
     if log::set_logger(&Logger).is_ok() {
         log::set_max_level(LevelFilter::Debug);
     }
+}
+
+/// What goes to the console from now on: 1 errors, to 5 everything; other numbers change nothing. The ring gets debugging
+/// text in any case. Whether it is a level.
+pub fn set_level(level: u32) -> bool {
+    let filter =
+        LevelFilter::iter().find(|filter| *filter as u32 == level).filter(|filter| *filter != LevelFilter::Off);
+    if let Some(filter) = filter {
+        LEVEL.store(filter as usize, Ordering::Relaxed);
+        log::set_max_level(filter.max(LevelFilter::Debug));
+    }
+    filter.is_some()
 }
 
 /// Copies text from `position` on into `words`, eight bytes each, and returns the position after it and the number of

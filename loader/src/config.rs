@@ -181,10 +181,7 @@ fn word<'a>(config: &mut Config<'a>, seen: &mut u32, name: &'a str, value: &'a s
         }
         "log-level" => {
             first(seen, 17, name, value)?;
-            let levels = ["error", "warn", "info", "debug", "trace"];
-            let level = levels.iter().position(|level| *level == value);
-            let level = level.ok_or(Fault::Value(name, "error, warn, info, debug or trace"))?;
-            config.log_level = level as u32 + 1;
+            config.log_level = log_level(value).ok_or(Fault::Value(name, LOG_LEVELS))?;
         }
         _ => {
             first(seen, 18, name, value)?;
@@ -197,6 +194,15 @@ fn word<'a>(config: &mut Config<'a>, seen: &mut u32, name: &'a str, value: &'a s
         }
     }
     Ok(())
+}
+
+/// What [`log_level`] knows, for people.
+pub const LOG_LEVELS: &str = "error, warn, info, debug or trace";
+
+/// A log level by its name, as in [`abi::handoff::HandOff::log_level`].
+pub fn log_level(name: &str) -> Option<u32> {
+    let levels = ["error", "warn", "info", "debug", "trace"];
+    levels.iter().position(|level| *level == name).map(|level| level as u32 + 1)
 }
 
 /// A value that is there, for a name that is there for the first time.

@@ -15,6 +15,8 @@ pub const PCR_FILES: u32 = 9;
 const NO_ACTION: u32 = 3;
 /// EV_IPL: what a boot loader measures.
 pub const IPL: u32 = 0xd;
+/// Bytes of the first entry: its header, and what [`EventLog::new`] says in it.
+const FIRST: usize = 32 + 33;
 /// Longest description, in bytes.
 const DESCRIPTION_MAX: usize = 1024;
 
@@ -79,7 +81,7 @@ impl EventLog {
 
 /// The entries of a log; ends at the first that is damaged.
 pub fn events(log: &[u8]) -> impl Iterator<Item = Event<'_>> {
-    let mut rest = log.get(EventLog::new().0.len()..).unwrap_or_default();
+    let mut rest = log.get(FIRST..).unwrap_or_default();
     core::iter::from_fn(move || {
         let (event, tail) = next(rest)?;
         rest = tail;
@@ -121,6 +123,7 @@ mod tests {
     fn the_first_entry_is_what_the_specification_says() {
         let log = EventLog::new();
         let bytes = log.bytes();
+        assert_eq!(bytes.len(), FIRST);
         // Register 0, EV_NO_ACTION, an empty SHA-1 digest, 33 bytes.
         assert_eq!(bytes[..8], [0, 0, 0, 0, 3, 0, 0, 0]);
         assert_eq!(bytes[28..32], 33u32.to_le_bytes());

@@ -2,14 +2,16 @@
 
 use crate::memory_map::MemoryMap;
 use crate::{BootError, Bytes};
-use abi::handoff::{HandOff, MAGIC, MEMORY_MAX, MemoryRange, Region, VERSION, memory};
+use abi::handoff::{HandOff, MAGIC, MEMORY_MAX, MemoryRange, Region, SIZE_MIN, VERSION, memory};
 
 /// Bytes of the record.
 pub const SIZE: usize = size_of::<HandOff>();
 /// Bytes of an entry of its memory map.
 pub const RANGE_SIZE: usize = size_of::<MemoryRange>();
 
-/// Reads numbers one after the other.
+const CUT: BootError = BootError::HandOff("record of the boot: it is cut short");
+
+/// Reads numbers one after the other; what is missing at the end is zero.
 struct Reader<'a>(&'a [u8]);
 
 impl Reader<'_> {
@@ -28,15 +30,22 @@ impl Reader<'_> {
     fn region(&mut self) -> Region {
         Region { start: self.word(), size: self.word() }
     }
+
+    fn array<const N: usize>(&mut self) -> [u8; N] {
+        let (head, tail) = self.0.split_first_chunk().unwrap_or((&[0; N], &[]));
+        self.0 = tail;
+        *head
+    }
 }
 
-/// Reads the record at the start of `bytes`.
+/// Reads the record at the start of `bytes`. Fields behind its own size are zero.
 ///
 /// # Errors
 /// [`BootError::HandOff`] when it is none, of another version, cut short, or says what cannot be.
 pub fn parse(bytes: &[u8]) -> Result<HandOff, BootError> {
-    let bytes = bytes.get(..SIZE).ok_or(BootError::HandOff("record of the boot: it is cut short"))?;
-    let mut r = Reader(bytes);
+    let least = bytes.get(..SIZE_MIN).ok_or(CUT)?;
+    let size = u32::from_le_bytes([least[12], least[13], least[14], least[15]]) as usize;
+    let mut r = Reader(bytes.get(..size.clamp(SIZE_MIN, SIZE)).ok_or(CUT)?);
     let record = HandOff {
         magic: r.word(),
         version: r.half(),
@@ -55,7 +64,10 @@ pub fn parse(bytes: &[u8]) -> Result<HandOff, BootError> {
         flags: r.half(),
         entered_at: r.word(),
         left_at: r.word(),
-        seed: bytes[SIZE - 64..].try_into().unwrap_or([0; 64]),
+        seed: r.array(),
+        reading: r.word(),
+        measuring: r.word(),
+        leaving_at: r.word(),
     };
     check(&record)?;
     Ok(record)
@@ -66,7 +78,7 @@ fn check(record: &HandOff) -> Result<(), BootError> {
     if record.magic != MAGIC {
         return fault("record of the boot: its magic number is another's");
     }
-    if record.version != VERSION || (record.size as usize) < SIZE {
+    if record.version != VERSION || (record.size as usize) < SIZE_MIN {
         return fault("record of the boot: application and Postern are of different versions");
     }
     if record.memory_count as usize > MEMORY_MAX || record.memory_count > MEMORY_MAX as u64 || record.log_level > 5 {
@@ -131,9 +143,11 @@ pub fn write(record: &HandOff, into: &mut [u8]) -> Option<usize> {
         record.entered_at,
         record.left_at,
     ];
-    let (head, seed) = into.get_mut(..SIZE)?.split_at_mut(SIZE - 64);
+    let (head, tail) = into.get_mut(..SIZE)?.split_at_mut(words.len() * 8);
+    let (seed, times) = tail.split_at_mut(record.seed.len());
     put_words(&words, head);
     seed.copy_from_slice(&record.seed);
+    put_words(&[record.reading, record.measuring, record.leaving_at], times);
     Some(SIZE)
 }
 
@@ -172,6 +186,9 @@ pub const EMPTY: HandOff = HandOff {
     entered_at: 0,
     left_at: 0,
     seed: [0; 64],
+    reading: 0,
+    measuring: 0,
+    leaving_at: 0,
 };
 
 #[cfg(test)]
@@ -195,6 +212,9 @@ mod tests {
             entered_at: 11,
             left_at: 12,
             seed: core::array::from_fn(|i| i as u8),
+            reading: 13,
+            measuring: 14,
+            leaving_at: 15,
             ..EMPTY
         }
     }
@@ -208,6 +228,22 @@ mod tests {
         // The layout that the assembly and C see is the one that is written.
         assert_eq!(room[core::mem::offset_of!(HandOff, log_level)], 4);
         assert_eq!(room[core::mem::offset_of!(HandOff, left_at)], 12);
+        assert_eq!(room[core::mem::offset_of!(HandOff, leaving_at)], 15);
+    }
+
+    #[test]
+    fn an_older_record_is_shorter_and_a_newer_one_longer() {
+        let mut room = [0xff; SIZE + 8];
+        write(&record(), &mut room);
+        let size = |bytes: &mut [u8], size: usize| bytes[12..16].copy_from_slice(&(size as u32).to_le_bytes());
+        size(&mut room, SIZE_MIN);
+        let old = HandOff { size: SIZE_MIN as u32, reading: 0, measuring: 0, leaving_at: 0, ..record() };
+        assert_eq!(parse(&room[..SIZE_MIN]), Ok(old));
+        assert_eq!(parse(&room), Ok(old), "what is behind it is not the record's");
+        size(&mut room, SIZE + 8);
+        assert_eq!(parse(&room), Ok(HandOff { size: SIZE as u32 + 8, ..record() }));
+        size(&mut room, SIZE_MIN - 1);
+        assert!(parse(&room).is_err());
     }
 
     #[test]

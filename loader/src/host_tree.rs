@@ -14,7 +14,7 @@ use dtoolkit::{Node, Property, ToPropertyValue};
 ///
 /// * Memory is what the machine has minus `postern`.
 /// * Interrupt translation services disappear: their tables are physical addresses that stage 2 does not see.
-/// * `/chosen` names the host's own initrd and command line.
+/// * `/chosen` names the host's own initrd and command line, and the application's record only when Postern took it.
 ///
 /// # Errors
 /// A tree that cannot be parsed, or a node that cannot be made.
@@ -42,6 +42,9 @@ pub fn host_tree(
     };
     for name in ["linux,initrd-start", "linux,initrd-end", "bootargs"] {
         chosen.remove_property(name);
+    }
+    if machine.hand_off.is_none() {
+        chosen.remove_property(abi::handoff::TREE_PROPERTY);
     }
     if let Some(range) = initrd {
         chosen.add_property(property("linux,initrd-start", range.start)?);

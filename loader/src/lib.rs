@@ -28,6 +28,7 @@ pub mod machine;
 pub mod memory_map;
 pub mod multiboot;
 pub mod multiboot_info;
+pub mod received;
 pub mod zero_page;
 
 use core::fmt;

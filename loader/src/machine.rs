@@ -29,6 +29,6 @@ pub struct Machine {
     pub its: ArrayVec<Bytes, RANGES_MAX>,
     /// Address of ACPI's root pointer.
     pub rsdp: Option<u64>,
-    /// Address of the record that the UEFI application leaves ([`crate::handoff`]).
+    /// Address of the record that the UEFI application leaves ([`crate::handoff`]); the host is told of it too.
     pub hand_off: Option<u64>,
 }

@@ -16,6 +16,7 @@ const ACPI_NEW: u32 = 15;
 const AVAILABLE: u32 = 1;
 const RESERVED: u32 = 2;
 const ACPI: u32 = 3;
+const PRESERVED: u32 = 4;
 
 /// Writes boot information.
 ///
@@ -36,7 +37,8 @@ pub fn write(facts: &HandOff, map: &MemoryMap, rsdp: Option<&[u8]>, record: &Byt
         };
         areas.extend(area(&(range.start..range.end), kind));
     }
-    areas.extend(area(record, RESERVED));
+    // Not among what Postern leaves out when there is too much that is no RAM.
+    areas.extend(area(record, PRESERVED));
     tag(&mut out, MEMORY_MAP, &[&24u32.to_le_bytes()[..], &0u32.to_le_bytes(), &areas]);
     if let Some(copy) = rsdp {
         // The revision is at offset 15 (ACPI Specification 6.5, section 5.2.5.3); 0 is that of ACPI 1.0.

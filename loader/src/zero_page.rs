@@ -16,6 +16,9 @@ pub const GDT_SIZE: u64 = 32;
 const CMDLINE: usize = 0x7100;
 /// Longest command line in bytes.
 pub const CMDLINE_MAX: usize = 0x800;
+/// Offset of a piece of setup data: address of the next, type, size, content (boot.rst, "setup_data"). Kernels pass over
+/// types that they do not know, and Linux shows them in `/sys/kernel/boot_params/setup_data`.
+const SETUP_DATA: usize = 0x7a00;
 /// Bytes of all of it, in whole frames.
 pub const SIZE: u64 = 0x8000;
 
@@ -61,6 +64,13 @@ pub fn zero_page(machine: &Machine, postern: &[Bytes], host: &Host<'_>, at: u64)
     for (low, high, value) in [(0x218, 0xc0, host.initrd.start), (0x21c, 0xc4, size), (0x228, 0xc8, cmdline)] {
         put(&mut out, low, &(value as u32).to_le_bytes());
         put(&mut out, high, &((value >> 32) as u32).to_le_bytes());
+    }
+    // Whatever the kernel's file has there, there is only ours.
+    put(&mut out, 0x250, &machine.hand_off.map_or(0, |_| at + SETUP_DATA as u64).to_le_bytes());
+    if let Some(record) = machine.hand_off {
+        put(&mut out, SETUP_DATA + 8, &abi::handoff::MULTIBOOT_TAG.to_le_bytes());
+        put(&mut out, SETUP_DATA + 12, &8u32.to_le_bytes());
+        put(&mut out, SETUP_DATA + 16, &record.to_le_bytes());
     }
     // A boot loader without a number of its own (boot.rst, "type_of_loader").
     out[0x210] = 0xff;
@@ -127,6 +137,7 @@ mod tests {
             memory: [0..0x9_f000, 0x10_0000..0x4000_0000].into_iter().collect(),
             reserved: [0xf_0000..0x10_0000].into_iter().collect(),
             rsdp: Some(0xf_1230),
+            hand_off: Some(0x5000),
             ..Machine::default()
         };
         let host = Host { kernel: &kernel, initrd: &(0x3000_0000..0x3000_1234), cmdline };
@@ -156,6 +167,11 @@ mod tests {
         let page = page("quiet").expect("fits");
         assert_eq!(word(&page, 0x70), 0xf_1230);
         assert_eq!(word(&page, 0x218), 0x1234 << 32 | 0x3000_0000);
+        let data = (word(&page, 0x250) - 0x100_0000) as usize;
+        assert_eq!(
+            [word(&page, data), word(&page, data + 8), word(&page, data + 16)],
+            [0, 8 << 32 | 0x5053_544e, 0x5000]
+        );
         assert_eq!(word(&page, 0x228) as u32, 0x100_7100);
         assert_eq!(&page[CMDLINE..CMDLINE + 6], b"quiet\0");
         assert_eq!(page[0x236], 1, "the kernel's own header");

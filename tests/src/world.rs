@@ -75,6 +75,7 @@ impl World {
         let machine = Machine::new(boot::regions(&info.machine).as_ref());
         let vms = used_vms().pop().unwrap_or_else(|| Box::leak(Box::new(Vms::new())));
         let postern = boot::build(machine, info, &plan, summaries.leak(), vms).expect("boot");
+        boot::self_check(&postern).expect("a database that agrees with the host's table");
         Self { postern, next_page: AtomicU64::new(POSTERN_END), next_block: AtomicU64::new(RAM[0].end) }
     }
 
@@ -89,6 +90,8 @@ impl World {
             image: RAM[0].start..IMAGE_END,
             memory: IMAGE_END..POSTERN_END,
             free: FREE_START..POSTERN_END,
+            record: None,
+            entered_at: 0,
         }
     }
 

@@ -5,10 +5,11 @@ use super::mmu::{self, Builder, Protection, Regime};
 use super::serial::Serial;
 use super::sysreg::{instruction, mrs};
 use super::world::HOST_FP_SIZE;
-use super::{features, fwcfg, gic, host, percpu, stage2, vectors};
+use super::{cache, features, fwcfg, gic, host, percpu, stage2, timer, vectors};
 use crate::{BootInfo, console};
 use core::sync::atomic::{AtomicU64, Ordering};
 use loader::machine::{CPUS_MAX, Machine};
+use loader::received::{self, Received};
 use loader::{BootError, Bytes, layout};
 
 /// Bytes of each secondary CPU's stack.
@@ -37,8 +38,10 @@ pub extern "C" fn start(tree: u64) -> ! {
         // Below EL2 there is a hypervisor to ask, above it firmware.
         if at_el2() { super::psci::system_off() } else { super::psci::system_off_from_el1() }
     };
+    // Below EL2 the counter may be somebody's to trap, and the time does not matter.
+    let entered_at = if at_el2() { timer::now() } else { 0 };
     // Until the MMU is on all memory is Device memory, so nothing here may need atomic read-modify-writes.
-    match prepare(tree) {
+    match prepare(tree, entered_at) {
         Ok(info) => postern_main(info),
         Err(error) => stop(error),
     }
@@ -49,7 +52,9 @@ fn at_el2() -> bool {
     mrs!("CurrentEL") == 2 << 2
 }
 
-fn prepare(tree: u64) -> Result<BootInfo, BootError> {
+// Not inlined, so that what it needs of the stack is free again when the hypervisor runs.
+#[inline(never)]
+fn prepare(tree: u64, entered_at: u64) -> Result<BootInfo, BootError> {
     let blob = read_tree(tree)?;
     let serial = loader::fdt::console(blob).and_then(|uart| {
         // SAFETY: the device tree says that a PL011 is there; Postern is alone on the machine.
@@ -59,14 +64,22 @@ fn prepare(tree: u64) -> Result<BootInfo, BootError> {
     if !at_el2() {
         return Err(BootError::Cpu("Postern has to be started at EL2: turn virtualisation on in firmware or emulator"));
     }
-    let machine = loader::fdt::parse(blob)?;
+    let mut machine = loader::fdt::parse(blob)?;
     fwcfg::find(blob);
     features::init()?;
     let image = entry::image();
-    let taken = layout::taken(&machine, &(image[0]..image[3]), &(tree..tree + blob.len() as u64))?;
+    let (own, blob_at) = (image[0]..image[3], tree..tree + blob.len() as u64);
+    let record = read_record(&mut machine, &own, &blob_at);
+    let taken = layout::taken(&machine, &own, &blob_at)?;
     let memory = own_memory(&machine, &taken)?;
     let (regime, rest) = turn_mmu_on(&machine, memory.clone())?;
     console::enable_locking();
+    if let Some(at) = machine.hand_off {
+        let seed = received::seed(at);
+        // SAFETY: RAM, which the translation just made covers, that the record has told apart from all that is in use.
+        unsafe { core::ptr::write_bytes(seed.start as *mut u8, 0, (seed.end - seed.start) as usize) };
+        cache::clean_invalidate(seed.start, seed.end);
+    }
     REGIME[0].store(regime.ttbr0, Ordering::Relaxed);
     REGIME[1].store(regime.tcr, Ordering::Relaxed);
     for (slot, affinity) in AFFINITY.iter().zip(&machine.cpus) {
@@ -80,7 +93,16 @@ fn prepare(tree: u64) -> Result<BootInfo, BootError> {
     percpu::install(index, stack, host_fp);
     gic::init(&machine)?;
     gic::init_cpu(percpu::this())?;
-    Ok(BootInfo { machine, tree: blob, image: image[0]..image[3], memory, free: rest })
+    Ok(BootInfo { machine, tree: blob, image: own, memory, free: rest, record, entered_at })
+}
+
+/// What the UEFI application has left, if it was here.
+fn read_record(machine: &mut Machine, image: &Bytes, tree: &Bytes) -> Option<Result<Received, BootError>> {
+    let bundle = machine.initrd.clone().unwrap_or_default();
+    received::receive(machine, &[image.clone(), tree.clone(), bundle], &|range| {
+        // SAFETY: memory by the device tree; the application has cleaned it, and nothing writes it but Postern later.
+        Some(unsafe { core::slice::from_raw_parts(range.start as *const u8, (range.end - range.start) as usize) })
+    })
 }
 
 fn read_tree(tree: u64) -> Result<&'static [u8], BootError> {
@@ -123,6 +145,7 @@ fn turn_mmu_on(machine: &Machine, memory: Bytes) -> Result<(Regime, Bytes), Boot
     let image = entry::image();
     builder.map(&(image[0]..image[1]), Protection::Text)?;
     builder.map(&(image[1]..image[2]), Protection::Constants)?;
+    builder.unmap(&entry::boot_stack_guard())?;
     for cpu in 0..machine.cpus.len() as u64 {
         let guard = for_cpus.start + cpu * PERCPU_SIZE;
         builder.unmap(&(guard..guard + abi::FRAME_SIZE))?;

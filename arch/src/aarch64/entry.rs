@@ -5,8 +5,8 @@
 
 use core::arch::global_asm;
 
-/// Bytes of the boot CPU's stack, which lies in the image; the other CPUs' are allocated with a guard page.
-pub const BOOT_STACK_SIZE: usize = 32 << 10;
+/// Bytes of the boot CPU's stack, which lies in the image above a guard page.
+pub const BOOT_STACK_SIZE: usize = 64 << 10;
 
 global_asm!(
     r#"
@@ -78,8 +78,8 @@ _start:
 6:  msr     spsel, #1
     adrp    x0, {boot_stack}
     add     x0, x0, :lo12:{boot_stack}
-    mov     x1, #{boot_stack_size}
-    add     sp, x0, x1
+    add     x0, x0, #{stack_frames}, lsl #12
+    mov     sp, x0
     mov     x29, xzr
     mov     x30, xzr
     mov     x0, x19
@@ -117,15 +117,18 @@ postern_secondary_entry:
 "#,
     host_vectors = sym super::vectors::host_vectors,
     boot_stack = sym BOOT_STACK,
-    boot_stack_size = const BOOT_STACK_SIZE,
+    stack_frames = const size_of::<Stack>() >> 12,
     start = sym super::boot::start,
     secondary = sym super::boot::secondary,
 );
 
 #[repr(C, align(4096))]
-struct Stack([u8; BOOT_STACK_SIZE]);
+struct Stack {
+    guard: [u8; abi::FRAME_SIZE as usize],
+    room: [u8; BOOT_STACK_SIZE],
+}
 
-static mut BOOT_STACK: Stack = Stack([0; BOOT_STACK_SIZE]);
+static mut BOOT_STACK: Stack = Stack { guard: [0; abi::FRAME_SIZE as usize], room: [0; BOOT_STACK_SIZE] };
 
 /// What a secondary CPU needs before it can run Rust; layout known to the assembly above.
 #[repr(C, align(64))]
@@ -166,4 +169,10 @@ unsafe extern "C" {
 pub fn image() -> [u64; 4] {
     [&raw const __image_start, &raw const __text_end, &raw const __rodata_end, &raw const __image_end]
         .map(|symbol| symbol as u64)
+}
+
+/// The page below the boot CPU's stack, which is to have no translation.
+pub fn boot_stack_guard() -> loader::Bytes {
+    let guard = &raw const BOOT_STACK as u64;
+    guard..guard + abi::FRAME_SIZE
 }

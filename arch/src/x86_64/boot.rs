@@ -8,6 +8,7 @@ use super::xapic::{PAGE, WINDOW};
 use super::{acpi, apic, entry, features, host, mmu, power, start, timer, vmx};
 use crate::{BootInfo, console};
 use core::sync::atomic::{AtomicU64, Ordering};
+use loader::received::{self, Received};
 use loader::{BootError, Bytes, Machine, layout, multiboot, overlap};
 
 /// What EAX holds when a multiboot2 boot loader has started Postern.
@@ -33,12 +34,13 @@ unsafe extern "Rust" {
 
 /// Called by the entry code with what the boot loader left in EAX and EBX, on boot's page tables.
 pub extern "C" fn start(magic: u64, info: u64) -> ! {
+    let entered_at = timer::now();
     // SAFETY: the first use of COM1, and Postern is alone on the machine.
     console::install_early(unsafe { Serial::new() });
     console::enable_locking();
     descriptors::init();
     descriptors::install(0, [&raw const EARLY_STACK as u64 + size_of::<EarlyStack>() as u64; STACKS as usize]);
-    match prepare(magic, info) {
+    match prepare(magic, info, entered_at) {
         Ok(info) => postern_main(info),
         Err(error) => {
             console::write_line(format_args!("postern: cannot boot: {error}"));
@@ -49,7 +51,7 @@ pub extern "C" fn start(magic: u64, info: u64) -> ! {
 
 // Not inlined, so that what it needs of the stack is free again when the hypervisor runs.
 #[inline(never)]
-fn prepare(magic: u64, info: u64) -> Result<BootInfo, BootError> {
+fn prepare(magic: u64, info: u64, entered_at: u64) -> Result<BootInfo, BootError> {
     let information = read_information(magic, info)?;
     features::init()?;
     apic::enable()?;
@@ -61,7 +63,9 @@ fn prepare(magic: u64, info: u64) -> Result<BootInfo, BootError> {
     timer::init(pm_timer)?;
     limit_addresses(&mut machine)?;
     let image = entry::image();
-    let taken = layout::taken(&machine, &(image[0]..image[3]), &(info..info + information.len() as u64))?;
+    let (own, information_at) = (image[0]..image[3], info..info + information.len() as u64);
+    let record = read_record(&mut machine, &own, &information_at);
+    let taken = layout::taken(&machine, &own, &information_at)?;
     let memory = own_memory(&machine, &taken)?;
     let rest = turn_own_tables_on(&machine, memory.clone())?;
     let index = machine
@@ -72,7 +76,25 @@ fn prepare(magic: u64, info: u64) -> Result<BootInfo, BootError> {
     install(index);
     vmx::enable(percpu::this())?;
     start::others(&machine, &taken)?;
-    Ok(BootInfo { machine, tree: information, image: image[0]..image[3], memory, free: rest })
+    Ok(BootInfo { machine, tree: information, image: own, memory, free: rest, record, entered_at })
+}
+
+/// What the UEFI application has left, if it was here. Only while boot's page tables are in use.
+fn read_record(machine: &mut Machine, image: &Bytes, information: &Bytes) -> Option<Result<Received, BootError>> {
+    let bundle = machine.initrd.clone().unwrap_or_default();
+    let record = received::receive(machine, &[image.clone(), information.clone(), bundle], &|range| {
+        // SAFETY: memory by the boot loader's map, which boot's tables map; nothing writes it but Postern below.
+        let bytes = || unsafe {
+            core::slice::from_raw_parts(range.start as *const u8, (range.end - range.start) as usize)
+        };
+        (range.end <= LOW.end).then(bytes)
+    });
+    if let Some(at) = machine.hand_off {
+        let seed = received::seed(at);
+        // SAFETY: as above; the record has told it apart from all that is in use.
+        unsafe { core::ptr::write_bytes(seed.start as *mut u8, 0, (seed.end - seed.start) as usize) };
+    }
+    record
 }
 
 /// The boot loader's information, which says itself how long it is.

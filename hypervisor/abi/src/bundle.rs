@@ -13,7 +13,9 @@ pub const CONFIG: &str = "config";
 /// A setting there that is Postern's: `yes` makes it wipe all RAM that nothing uses before the host starts, because the
 /// guests of a boot before this one may have left things there. It costs a machine with much RAM seconds.
 pub const WIPE_OPTION: &str = "postern.wipe";
-/// The other setting that is Postern's: `panic`, `abort` or `stack` makes [`crate::host::CRASH_TEST`] crash it so, in
+/// A setting that is Postern's: what goes to the log console, as `log-level` of the UEFI application, which wins.
+pub const LOG_OPTION: &str = "postern.log-level";
+/// The last setting that is Postern's: `panic`, `abort` or `stack` makes [`crate::host::CRASH_TEST`] crash it so, in
 /// builds with the feature `crash-test`.
 pub const CRASH_OPTION: &str = "postern.crash";
 /// The guest's kernel.

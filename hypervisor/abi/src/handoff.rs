@@ -9,11 +9,14 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"POSTERN\0");
 /// Version of the layout. A record of another version is not read; fields are only ever added at the end, which needs no
 /// new version, because [`HandOff::size`] says how many there are.
 pub const VERSION: u32 = 1;
+/// Bytes of the shortest record of this version: what is behind them is zero where it is absent.
+pub const SIZE_MIN: usize = core::mem::offset_of!(HandOff, reading);
 /// Most entries of the memory map.
 pub const MEMORY_MAX: usize = 128;
 /// Name of the property of `/chosen` with the record's address (arm64): two cells.
 pub const TREE_PROPERTY: &str = "postern,hand-off";
-/// Type of the Multiboot2 tag with the record's address (x86-64): one 64-bit word. Types of this size are nobody's.
+/// Type of the Multiboot2 tag with the record's address (x86-64): one 64-bit word. Types of this size are nobody's. The
+/// host finds the address behind the same number, in the `setup_data` of its boot parameters.
 pub const MULTIBOOT_TAG: u32 = 0x5053_544e;
 
 /// The record. It starts at a multiple of eight; all addresses are physical, all sizes are in bytes.
@@ -54,8 +57,15 @@ pub struct HandOff {
     pub entered_at: u64,
     /// The same counter after the last call of a boot service.
     pub left_at: u64,
-    /// Random bytes of the firmware, nobody else's; zero when [`flag::SEEDED`] is absent.
+    /// Random bytes of the firmware, nobody else's; zero when [`flag::SEEDED`] is absent, and once Postern has read the
+    /// record.
     pub seed: [u8; 64],
+    /// Ticks of the counter that went into reading files and settings.
+    pub reading: u64,
+    /// Ticks that went into measuring them.
+    pub measuring: u64,
+    /// The counter before boot services were left.
+    pub leaving_at: u64,
 }
 
 /// A range of physical addresses.
@@ -109,7 +119,7 @@ pub mod flag {
 }
 
 const _: () = {
-    assert!(size_of::<HandOff>() == 208);
+    assert!(size_of::<HandOff>() == 232 && SIZE_MIN == 208);
     assert!(size_of::<MemoryRange>() == 24);
     assert!(core::mem::offset_of!(HandOff, memory) == 16);
     assert!(core::mem::offset_of!(HandOff, rsdp) == 80);

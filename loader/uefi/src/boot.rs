@@ -120,8 +120,11 @@ fn boot(entered: u64) -> Result<Never, String> {
         machine::milliseconds(described - loaded),
     );
     println!("postern: starting; what follows is on the serial console");
+    all.facts.measuring = measurements.ticks;
+    all.facts.reading = (loaded - entered).saturating_sub(measurements.ticks);
     drop(measurements);
     SERVICES.store(false, Ordering::Relaxed);
+    all.facts.leaving_at = counter();
     // SAFETY: every protocol has been closed, and nothing of boot services is used from here on; the heap is ours.
     let last = unsafe { boot::exit_boot_services(None) };
     let last_map = firmware::memory(&last);

@@ -43,7 +43,16 @@ pub const ALL: &[Scenario] = &[
         firmware: Firmware::Uefi,
         arguments: "postern.script=work",
         console: &["RME: Using RSI version", "work: done on 1 cpu", "postern-guest: status 0"],
-        log: &["postern: UEFI application", "postern: settings ", "host: guest ended"],
+        log: &[
+            "postern: UEFI application",
+            "postern: settings ",
+            "postern: boot took ",
+            " ms: files ",
+            ", leaving firmware ",
+            "host: the record of the boot has 4 measurements and no seed",
+            "host: measured into 9: device-tree",
+            "host: guest ended",
+        ],
         timeout: 120,
         ..PLAIN
     },
@@ -65,6 +74,17 @@ pub const ALL: &[Scenario] = &[
         console: &["RME: Using RSI version", "work: done on 4 cpu", "postern-guest: status 0"],
         timeout: 180,
         ..PLAIN
+    },
+    Scenario {
+        name: "log-level",
+        proves: "the bundle's log level sends refusals to the console, and where the boot's time went is said",
+        mode: "hostile",
+        config: &[("test", "info-unaligned"), ("postern.log-level", "debug")],
+        arguments: "test=idle",
+        console: &[],
+        log: &["postern: boot took ", " ms: early boot ", ", self check ", "postern: host call VM_INFO: "],
+        at_least: &[],
+        ..TINY
     },
     Scenario {
         name: "realm-shell",

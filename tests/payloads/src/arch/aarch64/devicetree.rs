@@ -27,6 +27,8 @@ pub struct Machine {
     pub initrd: Range<u64>,
     /// The kernel command line.
     pub arguments: &'static str,
+    /// Address of the record that a boot through UEFI has left; 0 when there is none.
+    pub record: u64,
     /// PSCI by SMC rather than HVC.
     pub psci_by_smc: bool,
 }
@@ -70,6 +72,7 @@ impl Machine {
                 }
                 "chosen" => {
                     machine.arguments = text(&node, "bootargs").unwrap_or("");
+                    machine.record = integer(&node, abi::handoff::TREE_PROPERTY).unwrap_or(0);
                     let bound = |name| integer(&node, name).unwrap_or(0);
                     machine.initrd = bound("linux,initrd-start")..bound("linux,initrd-end");
                 }

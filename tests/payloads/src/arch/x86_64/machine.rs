@@ -20,6 +20,8 @@ pub struct Machine {
     pub initrd: Range<u64>,
     /// The kernel command line.
     pub arguments: &'static str,
+    /// Address of the record that a boot through UEFI has left; 0 when there is none.
+    pub record: u64,
     /// Mailbox through which other CPUs are woken; zero when they are started with INIT and SIPI.
     pub mailbox: u64,
     /// A device in memory for tests: the I/O APIC.
@@ -55,6 +57,7 @@ impl Machine {
         let initrd = pair(0x218, 0xc0);
         machine.initrd = initrd..initrd + pair(0x21c, 0xc4);
         machine.arguments = arguments(pair(0x228, 0xc8));
+        machine.record = record(long(0x250));
         let madt = acpi::madt(long(0x70));
         machine.mailbox = madt.mailbox;
         let first = super::cpu::cpuid(1, 0).ebx >> 24;
@@ -65,6 +68,16 @@ impl Machine {
         }
         machine
     }
+}
+
+/// What the first piece of setup data says of the record (boot.rst, "setup_data").
+fn record(data: u64) -> u64 {
+    if data == 0 {
+        return 0;
+    }
+    // SAFETY: the boot protocol promises the address of the next piece, type, size, and as many bytes there.
+    let [kind, record] = unsafe { [(data as *const u64).add(1).read(), (data as *const u64).add(2).read()] };
+    if kind == u64::from(abi::handoff::MULTIBOOT_TAG) | 8 << 32 { record } else { 0 }
 }
 
 /// A copy of the zero-terminated text at `address`: what the boot loader wrote may be overwritten.

@@ -19,6 +19,7 @@ mod frames;
 mod launch;
 mod mailbox;
 mod memory;
+mod record;
 mod remote;
 mod run;
 mod schedule;
@@ -46,6 +47,7 @@ fn main(boot: Boot) -> ! {
     remote::start(machine.cpus.len());
     let free = frames::free_bytes() >> 20;
     say!("host: {} CPUs, {free} MiB free, image at {:#x}", remote::cpus(), boot.image.start);
+    record::show(&boot);
     let mode = bundle.config.get("mode").unwrap_or("run");
     let outcome = match mode {
         _ if !hostcall::present() => Err(String::from("no hypervisor answers the test host")),
