@@ -1,19 +1,36 @@
-//! The log console. Usable from the first line of Rust on; takes a lock only when locks work, which on some machines is
+//! The log console: a serial line, and a screen until the host runs. Usable from the first line of Rust on; takes a lock only when locks work, which on some machines is
 //! not before the MMU is on.
 #![allow(unsafe_code)] // A cell that is written before there is a second CPU.
 
 use crate::machine::Serial;
+use crate::screen::Screen;
 use core::cell::UnsafeCell;
 use core::fmt::{Arguments, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
 use spin::Mutex;
 
-struct Console(UnsafeCell<Option<Serial>>);
+struct Console(UnsafeCell<Devices>);
+
+struct Devices {
+    serial: Option<Serial>,
+    screen: Option<Screen>,
+}
+
+impl Devices {
+    fn write(&mut self, line: Arguments<'_>, on_screen: bool) {
+        if let Some(serial) = &mut self.serial {
+            let _ = serial.write_fmt(line).and_then(|()| serial.write_str("\n"));
+        }
+        if let Some(screen) = self.screen.as_mut().filter(|_| on_screen) {
+            let _ = screen.write_fmt(line).and_then(|()| screen.write_str("\n"));
+        }
+    }
+}
 
 // SAFETY: used by one CPU until `enable_locking`, and under LOCK from then on.
 unsafe impl Sync for Console {}
 
-static CONSOLE: Console = Console(UnsafeCell::new(None));
+static CONSOLE: Console = Console(UnsafeCell::new(Devices { serial: None, screen: None }));
 /// Bytes of text that wait for the UART.
 const QUEUE: usize = 4096;
 /// So many bytes are offered to the UART in one piece.
@@ -54,11 +71,24 @@ impl Queue {
 
 static LOCK: Mutex<Queue> = Mutex::new(Queue { text: [0; QUEUE], start: 0, length: 0 });
 static LOCKING: AtomicBool = AtomicBool::new(false);
+/// The screen is Postern's.
+static SCREEN: AtomicBool = AtomicBool::new(true);
 
 /// Sets the console on the boot CPU.
 pub fn install_early(serial: Option<Serial>) {
     // SAFETY: nothing else runs yet.
-    unsafe { *CONSOLE.0.get() = serial };
+    unsafe { (*CONSOLE.0.get()).serial = serial };
+}
+
+/// Adds a screen on the boot CPU.
+pub fn install_screen(screen: Option<Screen>) {
+    // SAFETY: nothing else runs yet.
+    unsafe { (*CONSOLE.0.get()).screen = screen };
+}
+
+/// From now on the screen is the host's, until Postern crashes.
+pub fn leave_screen() {
+    SCREEN.store(false, Ordering::Relaxed);
 }
 
 /// From now on other CPUs may write.
@@ -70,12 +100,11 @@ pub fn enable_locking() {
 pub fn write_line(line: Arguments<'_>) {
     let mut guard = LOCKING.load(Ordering::Relaxed).then(|| LOCK.lock());
     // SAFETY: under the lock, or alone.
-    if let Some(serial) = unsafe { &mut *CONSOLE.0.get() } {
-        if let Some(queue) = &mut guard {
-            queue.drain(serial);
-        }
-        let _ = serial.write_fmt(line).and_then(|()| serial.write_str("\n"));
+    let devices = unsafe { &mut *CONSOLE.0.get() };
+    if let (Some(serial), Some(queue)) = (&mut devices.serial, &mut guard) {
+        queue.drain(serial);
     }
+    devices.write(line, SCREEN.load(Ordering::Relaxed));
     drop(guard);
 }
 
@@ -94,7 +123,7 @@ pub fn room() -> usize {
 pub fn pump() -> bool {
     let mut queue = LOCK.lock();
     // SAFETY: under the lock.
-    let Some(serial) = (unsafe { &mut *CONSOLE.0.get() }) else {
+    let Some(serial) = (unsafe { &mut (*CONSOLE.0.get()).serial }) else {
         queue.length = 0;
         return true;
     };
@@ -118,10 +147,9 @@ pub fn write_last(line: Arguments<'_>) {
         core::hint::spin_loop();
     }
     // SAFETY: the lock's holder has had its time; garbled text is better than none.
-    if let Some(serial) = unsafe { &mut *CONSOLE.0.get() } {
-        if let Some(queue) = &mut queue {
-            queue.drain(serial);
-        }
-        let _ = serial.write_fmt(line).and_then(|()| serial.write_str("\n"));
+    let devices = unsafe { &mut *CONSOLE.0.get() };
+    if let (Some(serial), Some(queue)) = (&mut devices.serial, &mut queue) {
+        queue.drain(serial);
     }
+    devices.write(line, true);
 }

@@ -11,6 +11,7 @@ pub mod aarch64;
 pub mod console;
 #[cfg(not(target_os = "none"))]
 pub mod fake;
+pub mod screen;
 pub mod x86_64;
 
 #[cfg(all(target_arch = "aarch64", target_os = "none"))]

@@ -50,6 +50,7 @@ fn postern_main(info: BootInfo) -> ! {
             phases.mark("entry", machine::now());
             log::info!("boot took {}", phases.shown(machine::frequency()));
             log::info!("entering the host at {:#x}, description of the machine at {:#x}", host.entry, host.description);
+            arch::console::leave_screen();
             machine::run_host(host.entry, host.description)
         }
         Err(error) => {

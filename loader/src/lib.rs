@@ -29,6 +29,7 @@ pub mod memory_map;
 pub mod multiboot;
 pub mod multiboot_info;
 pub mod received;
+pub mod screen;
 pub mod zero_page;
 
 use core::fmt;

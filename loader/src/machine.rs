@@ -1,6 +1,7 @@
 //! The machine as its boot loader and firmware describe it, whichever way they do that.
 
 use crate::Bytes;
+use crate::screen::Layout;
 use arrayvec::ArrayVec;
 
 /// Most memory ranges, reserved ranges and redistributor regions.
@@ -27,6 +28,8 @@ pub struct Machine {
     pub redistributors: ArrayVec<Bytes, RANGES_MAX>,
     /// Interrupt translation services: a way to write memory that stage 2 does not cover.
     pub its: ArrayVec<Bytes, RANGES_MAX>,
+    /// The picture memory, when there is a screen that can be written to.
+    pub screen: Option<Layout>,
     /// Address of ACPI's root pointer.
     pub rsdp: Option<u64>,
     /// Address of the record that the UEFI application leaves ([`crate::handoff`]); the host is told of it too.

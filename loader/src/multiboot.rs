@@ -1,6 +1,7 @@
 //! What a multiboot2 boot loader says of the machine (Multiboot2 Specification, section 3.6 "Boot information").
 
 use crate::machine::{Machine, RANGES_MAX};
+use crate::screen::{Layout, Order};
 use crate::{BootError, Bytes, overlap};
 use abi::handoff::MULTIBOOT_TAG;
 use arrayvec::ArrayVec;
@@ -54,6 +55,7 @@ pub fn parse(info: &[u8], at: u64) -> Result<Machine, BootError> {
             TagType::Custom(MULTIBOOT_TAG) => {
                 machine.hand_off = tag.payload().first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
             }
+            TagType::Framebuffer => machine.screen = screen(tag.payload()),
             _ => {}
         }
         let size = (tag.header().size as usize).next_multiple_of(TAG_HEADER);
@@ -78,6 +80,22 @@ fn module(tag: &InfoTag) -> Result<Bytes, BootError> {
     let module = tag.cast::<ModuleTag>();
     let range = u64::from(module.start_address())..u64::from(module.end_address());
     if range.is_empty() { Err(BootError::HandOff("module: it is empty")) } else { Ok(range) }
+}
+
+/// The screen of a framebuffer tag, if its elements have 32 bits with eight for each colour in an order that is known. The
+/// crate's own reader panics at types that it does not know.
+fn screen(tag: &[u8]) -> Option<Layout> {
+    let start = u64::from_le_bytes(*tag.first_chunk()?);
+    let word = |at: usize| Some(u32::from_le_bytes(*tag.get(at..)?.first_chunk()?));
+    let (pitch, width, height) = (word(8)?, word(12)?, word(16)?);
+    // Bits of an element, type 1: colours in place; then position and width of red, green and blue.
+    let order = match (tag.get(20..22)?, tag.get(24..30)?) {
+        ([32, 1], [0, 8, 8, 8, 16, 8]) => Order::Rgb,
+        ([32, 1], [16, 8, 8, 8, 0, 8]) => Order::Bgr,
+        _ => return None,
+    };
+    let size = u64::from(pitch) * u64::from(height);
+    pitch.is_multiple_of(4).then(|| Layout::new(start, size, [width, height], pitch / 4, order)).flatten()
 }
 
 /// A memory map as it is collected.

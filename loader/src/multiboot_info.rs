@@ -86,6 +86,7 @@ fn framebuffer(facts: &HandOff) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::screen::{Layout, Order};
     use crate::{handoff, memory_map, multiboot};
     use abi::handoff::Region;
 
@@ -100,7 +101,14 @@ mod tests {
         ] {
             memory_map::add(&mut map, &range, kind);
         }
-        let facts = HandOff { bundle: Region { start: 0x100_0000, size: 0x1234 }, ..handoff::EMPTY };
+        let facts = HandOff {
+            bundle: Region { start: 0x100_0000, size: 0x1234 },
+            framebuffer: Region { start: 0x8000_0000, size: 0x30_0000 },
+            resolution: [1000, 700],
+            stride: 1024,
+            pixel_format: pixel::BGR,
+            ..handoff::EMPTY
+        };
         let record = 0x3000_0000..0x3000_2000;
         let info = write(&facts, &map, Some(b"RSD PTR \0OEMID\0\x02more"), &record).unwrap();
         let machine = multiboot::parse(&info, 0x5000).unwrap();
@@ -108,6 +116,9 @@ mod tests {
         assert_eq!(machine.memory.as_slice(), [0x1000..0xa_0000, 0x10_0000..0x3000_0000, 0x3000_2000..0x4000_0000]);
         assert!(machine.reserved.contains(&(0x4000_0000..0x4002_0000)) && machine.reserved.contains(&record));
         assert_eq!(machine.hand_off, Some(record.start));
+        let memory = 0x8000_0000..0x8000_0000 + 1024 * 700 * 4;
+        let screen = Layout { memory, width: 1000, height: 700, stride: 1024, order: Order::Bgr };
+        assert_eq!(machine.screen, Some(screen));
         let copy = (machine.rsdp.unwrap() - 0x5000) as usize;
         assert_eq!(&info[copy..copy + 8], b"RSD PTR ");
     }

@@ -2,6 +2,7 @@
 //! machine, and is believed only as far as it fits the machine.
 
 use crate::machine::Machine;
+use crate::screen::Layout;
 use crate::{BootError, Bytes, eventlog, handoff, overlap};
 use abi::handoff::{HandOff, SIZE_MIN};
 
@@ -68,6 +69,7 @@ fn read<'a>(
     for range in [whole, log] {
         keep(machine, range)?;
     }
+    machine.screen = machine.screen.take().or_else(|| Layout::of_record(&record));
     Ok(Received { record, measurements })
 }
 

@@ -19,6 +19,7 @@ mod paths;
 mod progress;
 mod run;
 mod scenarios;
+mod screen;
 mod setup;
 mod stage;
 mod svg;

@@ -5,7 +5,7 @@ use crate::build::{self, Images};
 use crate::bundle::Bundle;
 use crate::check;
 use crate::firmware::{Chain, Firmware};
-use crate::machine::{Clock, Emulator, Event, Machine, Session};
+use crate::machine::{Clock, Emulator, Event, Extras, Machine, Session};
 use crate::setup::kvm::Kvm;
 use crate::setup::{self, Cache, initramfs};
 use crate::terminal;
@@ -219,6 +219,7 @@ pub fn run(options: &Options) -> Result<Verdict> {
         append: None,
         load_only: false,
         trouble: Trouble::Nothing,
+        extras: Extras::NONE,
     };
     let verdict = converse(&bench.emulator, &machine, options, &stop);
     let _ = fs::remove_file(file);

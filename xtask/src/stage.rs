@@ -2,10 +2,12 @@
 
 use crate::bundle::{self, Bundle};
 use crate::cpio::Archive;
+use crate::machine::eye::Picture;
 use crate::machine::{Clock, Event, Machine, Session};
 use crate::paths;
 use crate::run::{Workbench, console, default_cmdline};
 use crate::scenarios::{End, Flaw, Guest, Scenario};
+use crate::screen;
 use crate::verdict::Verdict;
 use anyhow::Result;
 use std::fs;
@@ -20,6 +22,8 @@ pub struct Transcript {
     pub log: String,
     /// The guest's console.
     pub console: String,
+    /// What was on the screen when the host began to run.
+    pub screen: Option<Result<Picture, String>>,
 }
 
 /// Folder of the transcripts.
@@ -54,6 +58,7 @@ pub fn machine(bench: &Workbench, scenario: &Scenario) -> Result<Machine> {
         append: None,
         load_only: false,
         trouble: scenario.trouble,
+        extras: scenario.extras,
     };
     if scenario.guest == Guest::Bare {
         machine.kernel = linux()?;
@@ -123,9 +128,14 @@ fn boot(bench: &Workbench, machine: &Machine, scenario: &Scenario, stop: &Atomic
     let mut next = dialogue.next();
     // Where on the console the next text is looked for: each answer is to a new question.
     let mut seen = 0;
+    let eye = session.eye();
     let verdict = session.follow(Some(Duration::from_secs(scenario.timeout)), stop, |event, _| {
         match event {
             Event::Log(line) => {
+                // Once the host runs, Postern writes no more.
+                if let Some(eye) = eye.as_ref().filter(|_| transcript.screen.is_none() && line.starts_with("host: ")) {
+                    transcript.screen = Some(eye.look().map_err(|error| format!("{error:#}")));
+                }
                 transcript.log.push_str(line);
                 transcript.log.push('\n');
             }
@@ -172,6 +182,12 @@ fn judge(scenario: &Scenario, transcript: &Transcript, verdict: &Verdict) -> Res
     if let Some(text) = scenario.log.iter().find(|text| !transcript.log.contains(**text)) {
         return Err(format!("the log never said {text:?}"));
     }
+    match &transcript.screen {
+        Some(Ok(picture)) => screen::judge(&transcript.log, picture)?,
+        Some(Err(reason)) => return Err(reason.clone()),
+        None if scenario.extras.screen => return Err("nobody has looked at the screen".into()),
+        None => {}
+    }
     for (text, least) in scenario.at_least {
         match number_after(transcript, text) {
             Some(number) if number >= *least => {}
@@ -199,7 +215,7 @@ mod tests {
     #[test]
     fn a_scenario_passes_only_with_all_it_expects() {
         let scenario = scenarios::all().find(|s| s.name == "functional-realm").unwrap();
-        let transcript = |console: &str| Transcript { log: String::new(), console: console.into() };
+        let transcript = |console: &str| Transcript { console: console.into(), ..Transcript::default() };
         let good = transcript("guest: pass a\nguest: done, 1 passed, 0 failed\n");
         assert_eq!(judge(scenario, &good, &Verdict::Ok), Ok(()));
         assert!(judge(scenario, &transcript(""), &Verdict::Ok).is_err(), "silence is no pass");

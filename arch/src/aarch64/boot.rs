@@ -6,6 +6,7 @@ use super::serial::Serial;
 use super::sysreg::{instruction, mrs};
 use super::world::HOST_FP_SIZE;
 use super::{cache, features, fwcfg, gic, host, percpu, stage2, timer, vectors};
+use crate::screen::Screen;
 use crate::{BootInfo, console};
 use core::sync::atomic::{AtomicU64, Ordering};
 use loader::machine::{CPUS_MAX, Machine};
@@ -70,6 +71,7 @@ fn prepare(tree: u64, entered_at: u64) -> Result<BootInfo, BootError> {
     let image = entry::image();
     let (own, blob_at) = (image[0]..image[3], tree..tree + blob.len() as u64);
     let record = read_record(&mut machine, &own, &blob_at);
+    console::install_screen(screen(&mut machine, &own, &blob_at));
     let taken = layout::taken(&machine, &own, &blob_at)?;
     let memory = own_memory(&machine, &taken)?;
     let (regime, rest) = turn_mmu_on(&machine, memory.clone())?;
@@ -94,6 +96,18 @@ fn prepare(tree: u64, entered_at: u64) -> Result<BootInfo, BootError> {
     gic::init(&machine)?;
     gic::init_cpu(percpu::this())?;
     Ok(BootInfo { machine, tree: blob, image: own, memory, free: rest, record, entered_at })
+}
+
+/// The screen, if there is one that nothing else is in; the machine forgets any other.
+fn screen(machine: &mut Machine, image: &Bytes, tree: &Bytes) -> Option<Screen> {
+    let bundle = machine.initrd.clone().unwrap_or_default();
+    let layout = machine.screen.take().filter(|layout| {
+        layout.memory.end <= 1 << 40 && layout.fits(machine, &[image.clone(), tree.clone(), bundle])
+    })?;
+    // SAFETY: picture memory by the record, apart from all else. The MMU is off, and later maps it as a device.
+    let screen = unsafe { Screen::new(&layout, layout.memory.start as *mut u32) };
+    machine.screen = screen.is_some().then_some(layout);
+    screen
 }
 
 /// What the UEFI application has left, if it was here.
@@ -141,6 +155,9 @@ fn turn_mmu_on(machine: &Machine, memory: Bytes) -> Result<(Regime, Bytes), Boot
     }
     for range in machine.uart.iter().chain([&machine.distributor]).chain(&machine.redistributors) {
         builder.map(range, Protection::Device)?;
+    }
+    if let Some(screen) = &machine.screen {
+        builder.map(&screen.memory, Protection::Device)?;
     }
     let image = entry::image();
     builder.map(&(image[0]..image[1]), Protection::Text)?;

@@ -6,6 +6,7 @@ use super::percpu::{self, PerCpu};
 use super::serial::Serial;
 use super::xapic::{PAGE, WINDOW};
 use super::{acpi, apic, entry, features, host, mmu, power, start, timer, vmx};
+use crate::screen::Screen;
 use crate::{BootInfo, console};
 use core::sync::atomic::{AtomicU64, Ordering};
 use loader::received::{self, Received};
@@ -65,6 +66,7 @@ fn prepare(magic: u64, info: u64, entered_at: u64) -> Result<BootInfo, BootError
     let image = entry::image();
     let (own, information_at) = (image[0]..image[3], info..info + information.len() as u64);
     let record = read_record(&mut machine, &own, &information_at);
+    console::install_screen(screen(&mut machine, &own, &information_at));
     let taken = layout::taken(&machine, &own, &information_at)?;
     let memory = own_memory(&machine, &taken)?;
     let rest = turn_own_tables_on(&machine, memory.clone())?;
@@ -77,6 +79,18 @@ fn prepare(magic: u64, info: u64, entered_at: u64) -> Result<BootInfo, BootError
     vmx::enable(percpu::this())?;
     start::others(&machine, &taken)?;
     Ok(BootInfo { machine, tree: information, image: own, memory, free: rest, record, entered_at })
+}
+
+/// The screen, if there is one that nothing else is in, and where boot's tables map it; the machine forgets any other.
+fn screen(machine: &mut Machine, image: &Bytes, information: &Bytes) -> Option<Screen> {
+    let bundle = machine.initrd.clone().unwrap_or_default();
+    let layout = machine.screen.take().filter(|layout| {
+        layout.memory.end <= LOW.end && layout.fits(machine, &[image.clone(), information.clone(), bundle])
+    })?;
+    // SAFETY: picture memory by the boot loader, apart from all else. Mapped as a device later.
+    let screen = unsafe { Screen::new(&layout, layout.memory.start as *mut u32) };
+    machine.screen = screen.is_some().then_some(layout);
+    screen
 }
 
 /// What the UEFI application has left, if it was here. Only while boot's page tables are in use.
@@ -174,6 +188,9 @@ fn turn_own_tables_on(machine: &Machine, memory: Bytes) -> Result<Bytes, BootErr
         builder.map(range, Protection::Data)?;
     }
     builder.map(&(PAGE..PAGE + abi::FRAME_SIZE), Protection::Device)?;
+    if let Some(screen) = &machine.screen {
+        builder.map(&screen.memory, Protection::Device)?;
+    }
     let image = entry::image();
     builder.map(&(image[0]..image[1]), Protection::Text)?;
     builder.map(&(image[1]..image[2]), Protection::Constants)?;

@@ -1,6 +1,7 @@
 //! The emulated machine: a log on its first serial port, and the guest's console on its second.
 
 mod desk;
+pub mod eye;
 mod kvm;
 mod pc;
 mod uefi;
@@ -58,6 +59,8 @@ pub struct Machine {
     pub cpus: u32,
     /// Memory in MiB.
     pub memory_mib: u64,
+    /// What it has beside the usual.
+    pub extras: Extras,
     /// Time as the machine sees it.
     pub clock: Clock,
     /// Kernel command line, for kernels that boot without Postern.
@@ -66,6 +69,18 @@ pub struct Machine {
     pub load_only: bool,
     /// What is wrong with it (x86-64).
     pub trouble: Trouble,
+}
+
+/// What a machine may have beside the usual: on arm64, booted by firmware.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// A screen, which can be looked at.
+    pub screen: bool,
+}
+
+impl Extras {
+    /// Nothing more.
+    pub const NONE: Self = Self { screen: false };
 }
 
 /// How a machine's time passes.
@@ -125,6 +140,8 @@ pub struct Session {
     typist: Option<Typist>,
     /// Files of this one run.
     desk: Option<Desk>,
+    /// Sees the screen, if there is one.
+    eye: Option<eye::Eye>,
     /// The console is still the firmware's: it uses all serial ports of a PC.
     firmware: bool,
 }
@@ -161,7 +178,15 @@ impl Session {
         std::thread::spawn(move || forward_console(console, &sender));
         let (typed, to_type) = channel();
         let typist: Typist = Box::new(move || forward_keys(&to_type, keys));
-        Session { child, events, keyboard: Keyboard(typed), typist: Some(typist), desk: None, firmware: false }
+        Session {
+            child,
+            events,
+            keyboard: Keyboard(typed),
+            typist: Some(typist),
+            desk: None,
+            eye: None,
+            firmware: false,
+        }
     }
 
     /// Lets go of what was typed: somebody listens now.
@@ -169,6 +194,11 @@ impl Session {
         if let Some(typist) = self.typist.take() {
             std::thread::spawn(typist);
         }
+    }
+
+    /// What looks at the screen.
+    pub fn eye(&self) -> Option<eye::Eye> {
+        self.eye.clone()
     }
 
     /// What types into the guest's console.

@@ -246,6 +246,7 @@ mod tests {
             append: None,
             load_only: false,
             trouble: Trouble::Nothing,
+            extras: crate::machine::Extras::NONE,
         };
         let mut session = Session::start(&emulator, &machine).unwrap();
         // This kernel listens from the start, and says nothing before.

@@ -1,6 +1,7 @@
 //! QEMU's `virt` machine with UEFI firmware and disks to boot from.
 
 use super::desk::Desk;
+use super::eye::Eye;
 use super::{Machine, Session, virt};
 use crate::firmware::Chain;
 use crate::setup::qemu::Qemu;
@@ -20,7 +21,8 @@ pub fn start(qemu: &Qemu, chain: &Chain, machine: &Machine) -> Result<Session> {
         command.arg("-drive").arg(format!("if=none,id=disk{index},format=raw,readonly=on,file={file}"));
         command.arg("-device").arg(format!("virtio-blk-device,drive=disk{index},bootindex={index}"));
     }
+    let eye = machine.extras.screen.then(|| Eye::open(&mut command, &desk.folder));
     let mut session = virt::spawn(command, |log| log)?;
-    session.desk = Some(desk);
+    (session.desk, session.eye) = (Some(desk), eye);
     Ok(session)
 }

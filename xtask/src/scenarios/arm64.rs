@@ -3,6 +3,7 @@
 use super::{End, Flaw, Guest, PLAIN, Scenario};
 use crate::arch::Dialect;
 use crate::firmware::Firmware;
+use crate::machine::Extras;
 
 /// A boot that Postern has to refuse with one clear line.
 const REFUSED: Scenario = Scenario { ring: 5, memory_mib: 128, timeout: 30, ..PLAIN };
@@ -65,6 +66,15 @@ pub const ALL: &[Scenario] = &[
         log: &["Booting `Postern'", "postern: UEFI application"],
         timeout: 120,
         ..PLAIN
+    },
+    Scenario {
+        name: "uefi-screen",
+        proves: "Postern's lines of boot are on the screen that firmware has set up, and then it is the host's",
+        firmware: Firmware::Uefi,
+        extras: Extras { screen: true },
+        arguments: "test=functional",
+        cpus: 2,
+        ..TINY
     },
     Scenario {
         name: "realm-linux-4cpu",

@@ -7,6 +7,7 @@ mod x86_64_boots;
 
 use crate::arch::{Arch, Dialect};
 use crate::firmware::Firmware;
+use crate::machine::Extras;
 use crate::trouble::Trouble;
 
 /// What runs as the guest.
@@ -81,6 +82,8 @@ pub struct Scenario {
     pub firmware: Firmware,
     /// What is wrong with it; only where GRUB boots it.
     pub trouble: Trouble,
+    /// What the machine has beside the usual.
+    pub extras: Extras,
     /// Memory of the machine beyond the guest's, in MiB.
     pub host_mib: u64,
     /// `mode` of the test host.
@@ -118,6 +121,7 @@ pub const PLAIN: Scenario = Scenario {
     machine: crate::machine::VIRT,
     firmware: Firmware::Direct,
     trouble: Trouble::Nothing,
+    extras: Extras::NONE,
     host_mib: crate::run::HOST_MIB,
     mode: "run",
     config: &[],
