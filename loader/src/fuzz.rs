@@ -2,8 +2,11 @@
 //!
 //! The tests below drive them with damaged copies of good inputs, in the same order in every run.
 
+use crate::machine::Machine;
 use crate::memory_map::MemoryMap;
-use crate::{archive, boot_tree, config, cpio, elf, eventlog, fdt, handoff, image, multiboot};
+use crate::{
+    acpi, acpi_tree, archive, boot_tree, config, cpio, elf, eventlog, fdt, handoff, image, multiboot, received, tpm,
+};
 use alloc::string::ToString;
 
 /// The settings of the UEFI application.
@@ -52,6 +55,21 @@ pub fn record(data: &[u8]) {
     }
 }
 
+/// The record as Postern takes it, in memory that starts at an address of its own.
+pub fn received(data: &[u8]) {
+    const AT: u64 = 0x1000;
+    let mut machine = Machine { hand_off: Some(AT), ..Machine::default() };
+    machine.memory.push(AT..AT + data.len() as u64);
+    let read = |range: &crate::Bytes| data.get((range.start - AT) as usize..(range.end - AT) as usize);
+    let taken = received::receive(&mut machine, &[AT + 4096..AT + 8192], &read).expect("there is a record").is_ok();
+    assert!(taken == machine.hand_off.is_some() && taken == machine.reserved.iter().any(|kept| kept.contains(&AT)));
+    assert!(machine.reserved.iter().all(|kept| AT <= kept.start && kept.end <= AT + data.len() as u64));
+    if let Some(screen) = &machine.screen {
+        let elements = u64::from(screen.stride) * u64::from(screen.height);
+        assert!(elements * 4 <= screen.memory.end - screen.memory.start && screen.width <= screen.stride);
+    }
+}
+
 /// Multiboot2 boot information.
 pub fn multiboot_info(data: &[u8]) {
     // Boot information is at a multiple of eight.
@@ -64,6 +82,23 @@ pub fn multiboot_info(data: &[u8]) {
     let bytes: alloc::vec::Vec<u8> = room.iter().flat_map(|word| word.to_ne_bytes()).collect();
     if let Ok(machine) = multiboot::parse(&bytes, 0x1000) {
         assert!(machine.initrd.is_some() && machine.memory.windows(2).all(|pair| pair[0].end <= pair[1].start));
+    }
+}
+
+/// Memory with ACPI's tables, from address 0 on.
+pub fn acpi_tables(data: &[u8]) {
+    let tables = acpi::read(0x40, &|at, size| data.get(usize::try_from(at).ok()?..)?.get(..size));
+    if let Ok(tables) = tables {
+        let tree = acpi_tree::acpi_tree(&tables).expect("names and values that a tree may have");
+        // A tree without memory, but with all else.
+        assert!(matches!(fdt::parse(&tree), Err(crate::BootError::Node("memory" | "PSCI with method smc"))));
+    }
+}
+
+/// What a TPM answers when its registers are read.
+pub fn tpm_answer(data: &[u8]) {
+    if let Some(values) = tpm::values(data) {
+        assert!(data[30..][..48] == values[0] && data[80..][..48] == values[1]);
     }
 }
 
@@ -153,6 +188,19 @@ mod tests {
         handoff::write_memory_map(&map, &mut data[handoff::SIZE..]);
         assert!(handoff::parse(&data).is_ok());
         storm(&data, record);
+        let mut log = eventlog::EventLog::new();
+        log.append(9, &[1; eventlog::DIGEST_SIZE], "file");
+        let facts = abi::handoff::HandOff {
+            event_log: abi::handoff::Region { start: 0x1000 + data.len() as u64, size: log.bytes().len() as u64 },
+            framebuffer: abi::handoff::Region { start: 0x8000_0000, size: 0x1000 },
+            resolution: [32, 32],
+            stride: 32,
+            pixel_format: 1,
+            ..facts
+        };
+        handoff::write(&facts, &mut data);
+        data.extend(log.bytes());
+        storm(&data, received);
     }
 
     #[test]
@@ -172,6 +220,34 @@ mod tests {
         log.append(8, &[2; eventlog::DIGEST_SIZE], "settings");
         storm(log.bytes(), event_log);
         storm(&tree(), files);
+    }
+
+    #[test]
+    fn acpi_tables_survive_damage() {
+        let memory = acpi_tree::tests::memory(true);
+        // Only where there is something, and with sums that are right, or nothing would get far.
+        let mut numbers = Numbers(0x0123_4567_89ab_cdef);
+        let tables = [0x1000, 0x2000, 0x3000, 0x4000, 0x5000, 0x6000];
+        acpi_tables(&memory);
+        for _ in 0..4_000 {
+            let mut bad = memory.clone();
+            for _ in 0..=numbers.below(3) {
+                let table = tables[numbers.below(tables.len())];
+                let size = u32::from_le_bytes(memory[table + 4..table + 8].try_into().unwrap()) as usize;
+                let at = table + numbers.below(size);
+                bad[at] = [0, 1, 0x7f, 0x80, 0xff, numbers.next() as u8][numbers.below(6)];
+                let size = u32::from_le_bytes(bad[table + 4..table + 8].try_into().unwrap()) as usize;
+                acpi_tree::tests::sign(&mut bad[table..table + size.clamp(10, 0x1000)], 9);
+            }
+            acpi_tables(&bad);
+        }
+    }
+
+    #[test]
+    fn tpm_answers_survive_damage() {
+        let answer = tpm::tests::answer(&[[1; 48], [2; 48]]);
+        assert!(tpm::values(&answer).is_some());
+        storm(&answer, tpm_answer);
     }
 
     /// A device tree that a boot could start from.

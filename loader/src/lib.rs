@@ -9,6 +9,8 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod acpi;
+pub mod acpi_tree;
 pub mod archive;
 pub mod boot_tree;
 pub mod bundle;
@@ -30,6 +32,7 @@ pub mod multiboot;
 pub mod multiboot_info;
 pub mod received;
 pub mod screen;
+pub mod tpm;
 pub mod zero_page;
 
 use core::fmt;

@@ -154,7 +154,7 @@ impl Chain {
         let read = |file: &PathBuf| fs::read(file).with_context(|| format!("{} cannot be read", file.display()));
         let mut contents = self.programs.clone();
         contents.push((POSTERN.into(), read(&machine.kernel)?));
-        contents.push((SETTINGS.into(), DEFAULT_SETTINGS.into()));
+        contents.push((SETTINGS.into(), format!("{DEFAULT_SETTINGS}{}", machine.extras.settings).into()));
         if let Some(bundle) = &machine.initrd {
             contents.push((BUNDLE.into(), read(bundle)?));
         }

@@ -9,11 +9,13 @@ use crate::memory::Pages;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::arch::asm;
+use loader::acpi_tree::acpi_tree;
 use loader::boot_tree::{Facts, boot_tree};
 use loader::config::Config;
 use loader::eventlog::PCR_FILES;
 use loader::memory_map::MemoryMap;
-use loader::{BootError, Bytes, fdt, handoff, image};
+use loader::{BootError, Bytes, acpi, fdt, handoff, image};
+use uefi::println;
 
 /// This machine.
 pub const NAME: &str = "arm64";
@@ -90,19 +92,21 @@ impl<'a> Extra<'a> {
     pub fn load(volume: &mut Volume, config: &Config<'a>, measurements: &mut Measurements) -> Result<Self, String> {
         let tree = match config.device_tree {
             Some(path) => volume.small(path, TREE_MAX)?,
-            None => firmware::device_tree().ok_or_else(no_tree)?.to_vec(),
+            None => firmware::device_tree().map_or_else(tree_by_acpi, |tree| Ok(tree.to_vec()))?,
         };
         measurements.add(PCR_FILES, &tree, "device-tree")?;
         Ok(Self { tree, console: config.console })
     }
 }
 
-fn no_tree() -> String {
-    let by_acpi = match firmware::rsdp() {
-        Some(_) => "firmware describes the machine by ACPI only: choose the device tree in its set-up",
-        None => "firmware describes the machine neither by a device tree nor by ACPI",
-    };
-    alloc::format!("{by_acpi}, or put the board's on this volume and set `device-tree`")
+/// A tree of what ACPI says, where firmware has no other.
+fn tree_by_acpi() -> Result<Vec<u8>, String> {
+    let none = "firmware describes the machine neither by a device tree nor by ACPI: put the board's device tree on this \
+                volume and set `device-tree`";
+    let rsdp = firmware::rsdp().ok_or(none)?;
+    println!("postern: firmware has no device tree: making one of ACPI's tables");
+    let tables = firmware::with_memory(|read| acpi::read(rsdp, read))?;
+    tables.and_then(|tables| acpi_tree(&tables)).map_err(say)
 }
 
 /// The tree that Postern gets.

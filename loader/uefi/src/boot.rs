@@ -107,11 +107,8 @@ fn boot(entered: u64) -> Result<Never, String> {
     drop(now);
     let described = counter();
 
-    println!(
-        "postern: {} KiB measured; {}",
-        measurements.bytes >> 10,
-        if measurements.has_tpm() { "TPM" } else { "no TPM" }
-    );
+    let registers = measurements.check()?;
+    println!("postern: {} KiB measured; {registers}", measurements.bytes >> 10);
     println!(
         "postern: settings {} ms, reading {} ms, measuring {} ms, describing {} ms",
         machine::milliseconds(read_settings - entered),

@@ -2,6 +2,8 @@
 #![allow(unsafe_code)] // Tables are found by address.
 
 use abi::handoff::{HandOff, Region, flag, pixel};
+#[cfg(target_arch = "aarch64")]
+use alloc::{format, string::String};
 use loader::memory_map::{self, MemoryMap};
 use uefi::proto::console::gop::{GraphicsOutput, PixelFormat};
 use uefi::proto::rng::Rng;
@@ -80,6 +82,19 @@ fn screen(record: &mut HandOff) {
 pub fn random(bytes: &mut [u8]) -> bool {
     let Ok(handle) = boot::get_handle_for_protocol::<Rng>() else { return false };
     boot::open_protocol_exclusive::<Rng>(handle).is_ok_and(|mut rng| rng.get_rng(None, bytes).is_ok())
+}
+
+/// Calls `work` with what reads the bytes of an address that is memory by the firmware's own map.
+#[cfg(target_arch = "aarch64")]
+pub fn with_memory<R>(work: impl FnOnce(loader::acpi::Read<'_>) -> R) -> Result<R, String> {
+    let map = boot::memory_map(boot::MemoryType::LOADER_DATA).map_err(|e| format!("firmware's memory map: {e}"))?;
+    let extents = memory_map::extents(&memory(&map));
+    Ok(work(&|at, size| {
+        let end = at.checked_add(size as u64)?;
+        let known = at != 0 && extents.iter().any(|extent| extent.start <= at && end <= extent.end);
+        // SAFETY: memory, which firmware maps to itself; nothing writes tables meanwhile.
+        known.then(|| unsafe { core::slice::from_raw_parts(at as *const u8, size) })
+    }))
 }
 
 /// Boils the firmware's memory map down.

@@ -4,6 +4,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use loader::config::Tpm;
 use loader::eventlog::{EventLog, IPL};
+use loader::tpm::{self, Values};
 use sha2::{Digest, Sha384};
 use uefi::boot::{self, ScopedProtocol};
 use uefi::proto::tcg::v2::{HashLogExtendEventFlags, PcrEventInputs, Tcg};
@@ -14,6 +15,9 @@ pub struct Measurements {
     /// The log.
     pub log: EventLog,
     tpm: Option<ScopedProtocol<Tcg>>,
+    /// The TPM's registers before anything was measured; `None` where it does not keep them.
+    before: Option<Values>,
+    required: bool,
     /// Ticks spent on it.
     pub ticks: u64,
     /// Bytes measured.
@@ -23,19 +27,36 @@ pub struct Measurements {
 impl Measurements {
     /// Looks for the TPM.
     pub fn new(wish: Tpm) -> Result<Self, String> {
-        let tpm = match wish {
+        let mut tpm = match wish {
             Tpm::Off => None,
             _ => find(),
         };
         if tpm.is_none() && wish == Tpm::Required {
             return Err("the settings say `tpm = required`, and firmware offers no TPM 2.0".to_string());
         }
-        Ok(Self { log: EventLog::new(), tpm, ticks: 0, bytes: 0 })
+        let before = tpm.as_mut().and_then(read);
+        Ok(Self { log: EventLog::new(), tpm, before, required: wish == Tpm::Required, ticks: 0, bytes: 0 })
     }
 
     /// Whether a TPM takes part.
     pub fn has_tpm(&self) -> bool {
         self.tpm.is_some()
+    }
+
+    /// Compares the TPM's registers with the log, and says in a sentence what came of it.
+    ///
+    /// # Errors
+    /// They differ although the settings say that a TPM is required.
+    pub fn check(&mut self) -> Result<&'static str, String> {
+        let Some(device) = &mut self.tpm else { return Ok("no TPM") };
+        let Some(before) = &self.before else { return Ok("TPM without SHA-384 registers") };
+        if read(device) == Some(tpm::replay(before, self.log.bytes())) {
+            return Ok("TPM, whose registers 8 and 9 are as the log says");
+        }
+        match self.required {
+            true => Err("the TPM's registers are not what was measured into them".to_string()),
+            false => Ok("TPM, whose registers 8 and 9 are NOT as the log says"),
+        }
     }
 
     /// Measures `data` into `register` as `description`.
@@ -52,6 +73,14 @@ impl Measurements {
         self.bytes += data.len() as u64;
         Ok(())
     }
+}
+
+/// The registers that are measured into.
+fn read(device: &mut ScopedProtocol<Tcg>) -> Option<Values> {
+    // Header, counter, selection, two digests.
+    let mut answer = [0; 256];
+    device.submit_command(&tpm::read_command(), &mut answer).ok()?;
+    tpm::values(&answer)
 }
 
 fn find() -> Option<ScopedProtocol<Tcg>> {

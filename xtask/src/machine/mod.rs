@@ -76,11 +76,15 @@ pub struct Machine {
 pub struct Extras {
     /// A screen, which can be looked at.
     pub screen: bool,
+    /// ACPI's tables, and no device tree.
+    pub acpi: bool,
+    /// More lines of the application's settings.
+    pub settings: &'static str,
 }
 
 impl Extras {
     /// Nothing more.
-    pub const NONE: Self = Self { screen: false };
+    pub const NONE: Self = Self { screen: false, acpi: false, settings: "" };
 }
 
 /// How a machine's time passes.

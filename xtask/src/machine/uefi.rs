@@ -11,8 +11,8 @@ use anyhow::Result;
 pub fn start(qemu: &Qemu, chain: &Chain, machine: &Machine) -> Result<Session> {
     let desk = Desk::new()?;
     let mut command = qemu.command();
-    // Firmware describes the machine by ACPI or by a device tree, never by both; Postern reads the tree.
-    virt::describe(&mut command, machine, ",acpi=off");
+    // Firmware describes the machine by ACPI or by a device tree, never by both.
+    virt::describe(&mut command, machine, if machine.extras.acpi { "" } else { ",acpi=off" });
     if let Some(firmware) = &chain.firmware {
         command.arg("-bios").arg(firmware);
     }

@@ -71,10 +71,31 @@ pub const ALL: &[Scenario] = &[
         name: "uefi-screen",
         proves: "Postern's lines of boot are on the screen that firmware has set up, and then it is the host's",
         firmware: Firmware::Uefi,
-        extras: Extras { screen: true },
+        extras: Extras { screen: true, ..Extras::NONE },
         arguments: "test=functional",
         cpus: 2,
         ..TINY
+    },
+    Scenario {
+        name: "realm-uefi-acpi",
+        proves: "a machine that firmware describes by ACPI alone boots, and a realm runs on two vCPUs and two physical ones",
+        firmware: Firmware::Uefi,
+        extras: Extras { acpi: true, ..Extras::NONE },
+        arguments: "test=functional",
+        cpus: 2,
+        // ACPI's tables know one UART: the guest's verdict is in the log.
+        console: &[],
+        log: &["postern: firmware has no device tree", "Postern 0.1.0 on 2 CPUs", "host: guest ended", ", 0 failed"],
+        ..TINY
+    },
+    Scenario {
+        name: "uefi-no-tpm",
+        proves: "settings that require a TPM are not met by a machine without one",
+        firmware: Firmware::Uefi,
+        guest: Guest::Tiny,
+        extras: Extras { settings: "tpm = required\n", ..Extras::NONE },
+        end: End::Reason("cannot boot: the settings say `tpm = required`, and firmware offers no TPM 2.0"),
+        ..REFUSED
     },
     Scenario {
         name: "realm-linux-4cpu",
