@@ -20,8 +20,8 @@ pub fn judge(log: &str, picture: &Picture) -> Result<(), String> {
     let mut memory = vec![NOTHING; (width * height) as usize];
     let layout =
         Layout::new(4, memory.len() as u64 * 4, [width, height], width, Order::Rgb).ok_or("an absurd screen")?;
-    // SAFETY: memory for all elements of the layout, and nothing else uses it meanwhile.
     #[allow(unsafe_code)] // Reason: the renderer writes picture memory, which a vector plays here.
+    // SAFETY: memory for all elements of the layout, and nothing else uses it meanwhile.
     let mut screen = unsafe { arch::screen::Screen::new(&layout, memory.as_mut_ptr()) }.ok_or("a tiny screen")?;
     screen.write_str(&text).map_err(|error| error.to_string())?;
     let drawn = memory.iter().zip(&picture.elements).enumerate().filter(|(_, (wanted, _))| **wanted != NOTHING);
@@ -44,8 +44,8 @@ mod tests {
         let (width, height) = (160, 52);
         let mut memory = vec![0_u32; width * height];
         let layout = Layout::new(4, 4 * 160 * 52, [160, 52], 160, Order::Rgb).unwrap();
-        // SAFETY: memory of this layout.
         #[allow(unsafe_code)] // Reason: as above.
+        // SAFETY: memory of this layout.
         let mut screen = unsafe { arch::screen::Screen::new(&layout, memory.as_mut_ptr()) }.unwrap();
         screen.write_str(text).unwrap();
         let elements = memory.iter().map(|element| [*element as u8, (*element >> 8) as u8, (*element >> 16) as u8]);
