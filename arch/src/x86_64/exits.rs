@@ -126,7 +126,7 @@ pub fn ept_violation(qualification: u64) -> EptViolation {
 /// Never zero, or the guest would not execute a single instruction.
 pub fn preemption_timer(deadline: u64, now: u64, rate: u32) -> u32 {
     let left = deadline.saturating_sub(now) >> (rate & 0x1f);
-    u32::try_from(left.saturating_add(1)).unwrap_or(u32::MAX)
+    left.min(u64::from(u32::MAX) - 1) as u32 + 1
 }
 
 #[cfg(test)]

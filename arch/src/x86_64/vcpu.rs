@@ -303,9 +303,15 @@ impl Vcpu {
     /// sends an interrupt or an NMI afterwards, and both end the next entry.
     pub fn enter<C: QuickCalls>(&mut self, vm: &Vm, calls: &C) -> Exit {
         let (space, rate) = (tlb::index(Space::Guest(vm.config.owner)), world::cpu().timer_rate);
+        let mut quiet = false;
         while !self.dead {
             let now = vm.now();
-            self.deliver(vm, now);
+            // Where there was nothing to deliver, a CPUID or a TDCALL has not changed that: what others send meanwhile comes
+            // with an NMI, and the guest's own timer with an exit of its own.
+            let unchanged = matches!(self.reason, vmx::reason::CPUID | vmx::reason::EXCEPTION_OR_NMI);
+            if !(quiet && unchanged && self.queued.is_none()) {
+                quiet = self.deliver(vm, now);
+            }
             let end = self.apic.deadline().map_or(self.slice, |deadline| deadline.min(self.slice));
             let ticks = exits::preemption_timer(end, now, rate);
             vmx::write(field::PREEMPTION_TIMER, ticks.into());
@@ -366,10 +372,11 @@ impl Vcpu {
         self.handle(vm, calls, self.reason)
     }
 
-    /// Decides what the entry delivers, and asks for an exit when the guest opens to the rest.
-    fn deliver(&mut self, vm: &Vm, now: u64) {
+    /// Decides what the entry delivers, and asks for an exit when the guest opens to the rest. True when there is nothing, now
+    /// or later, that has been sent already.
+    fn deliver(&mut self, vm: &Vm, now: u64) -> bool {
         let inboxes = vm.inboxes();
-        let Some(inbox) = inboxes.get(self.index) else { return };
+        let Some(inbox) = inboxes.get(self.index) else { return false };
         match self.displaced.take() {
             Some(Event { kind: Kind::External, vector, .. }) => self.take_back(vector),
             Some(_) => inbox.post_nmi(),
@@ -377,7 +384,8 @@ impl Vcpu {
         }
         self.apic.poll(inboxes, now);
         if inbox.is_empty() && !self.apic.requests() && self.queued.is_none() && !self.armed {
-            return self.set_windows(0);
+            self.set_windows(0);
+            return true;
         }
         // No NMI before the guest has asked about a virtualization exception: its handler could cause another.
         let nmi = inbox.nmi() && self.ve.is_none();
@@ -405,6 +413,7 @@ impl Vcpu {
             }
             None => {}
         }
+        false
     }
 
     fn choose(&mut self, inbox: &Inbox, nmi: bool, interrupt: Option<u8>) {
