@@ -6,10 +6,11 @@
 use ::core::ops::Range;
 
 use crate::block::Block;
+use crate::gib::GIB_FRAMES;
 use crate::guest::Guest;
 use crate::record::{Record, State};
 use crate::sync::{Ordering, Word};
-use crate::table::{BLOCK_LEVEL, PAGE_LEVEL, Slot, level_shift};
+use crate::table::{BLOCK_LEVEL, GIB_LEVEL, PAGE_LEVEL, Slot, level_shift};
 use crate::{Attrs, BLOCK_FRAMES, Budget, Core, Gfn, Machine, OwnerId, Pfn, TableFormat, Visibility};
 
 /// A broken invariant.
@@ -162,8 +163,9 @@ impl<M: Machine> Core<M> {
 
     /// Host entries of some of a block's frames against their records.
     fn audit_host_block(&self, block: &Block<'_, M>, frames: Range<u64>, audit: &mut Audit) {
-        let Some(slot) = block.host_slot() else { return };
-        let (first, entry) = (block.first(), slot.load(Ordering::Acquire));
+        let first = block.first();
+        let Some(slot) = self.host_entry(first) else { return };
+        let entry = slot.load(Ordering::Acquire);
         match (block.whole(), Self::read(entry, BLOCK_LEVEL)) {
             (Some(record), _) => {
                 let expected = if record.host_may_access() { Expected::Leaf(Attrs::Ram) } else { Expected::Nothing };
@@ -248,21 +250,25 @@ impl<M: Machine> Core<M> {
     /// A piece of the host's table from frame `number` on: nothing but identity, RAM only where there are records, tables
     /// only in Postern's frames. Returns where the next piece begins.
     fn audit_host(&self, number: u64, audit: &mut Audit) -> u64 {
-        let (root, gib) = (self.host_root(), 1 << level_shift(1));
+        let (root, gib) = (self.host_root(), GIB_FRAMES);
         let past = (number / gib + 1) * gib;
         if root.get() == 0 {
             return Self::REACH;
         }
-        let Some(slot) = self.slot(root, number, 1) else {
+        let Some(slot) = self.slot(root, number, GIB_LEVEL) else {
             // The table above has nothing there: far too much to go through it by the GiB.
             let span = 1 << level_shift(0);
             return (number / span + 1) * span;
         };
-        let table = match Self::read(slot.load(Ordering::Acquire), 1) {
-            Slot::Empty => return past,
-            Slot::Table(table) => table,
-            _ => {
-                self.audit_device(slot, 1, Pfn::new(past - gib), audit);
+        let first = Pfn::new(past - gib);
+        if number == first.get() {
+            audit.check(self.gib_agrees(first), Violation::Host(first));
+        }
+        let table = match (self.gib_table(first), Self::read(slot.load(Ordering::Acquire), GIB_LEVEL)) {
+            (Some(table), _) | (None, Slot::Table(table)) => table,
+            (None, Slot::Empty) => return past,
+            (None, _) => {
+                self.audit_device(slot, GIB_LEVEL, first, audit);
                 return past;
             }
         };

@@ -7,7 +7,7 @@
 use crate::database::{POOL_RESERVE, counter};
 use crate::lock::{self, Rank};
 use crate::motion::{Clean, Cut};
-use crate::record::{LOCK, Record, State, WIPED, leaf_of, owned_by, split, word_host_may_access};
+use crate::record::{LOCK, Record, State, WIPED, is_whole_host, leaf_of, owned_by, split, word_host_may_access};
 use crate::sync::{AtomicU64, Ordering, Word};
 use crate::table::{BLOCK_LEVEL, PAGE_LEVEL, Slot};
 use crate::{Attrs, BLOCK_FRAMES, Core, FRAME_SIZE, Machine, OwnerId, Pfn, Refusal, Size, Space, TableFormat};
@@ -80,10 +80,14 @@ impl<'a, M: Machine> Block<'a, M> {
         }
     }
 
-    /// Changes the summary of a whole block without changing whose it is.
+    /// Changes the summary of a whole block, whose entry in the host's table says so already.
     pub fn set_whole(&mut self, record: Record) {
         debug_assert!(self.leaf().is_none(), "a summary was set in a split block");
+        let was_host = is_whole_host(self.word);
         self.word = record.pack();
+        if !was_host && is_whole_host(self.word) {
+            self.core.rejoin_gib(self.first);
+        }
     }
 
     /// Records the next owner of what has been made clean for it.
@@ -127,6 +131,9 @@ impl<'a, M: Machine> Block<'a, M> {
     fn split_with(&mut self, Reserve([leaf, table]): Reserve) {
         let core = self.core;
         let summary = Record::unpack(self.word);
+        if is_whole_host(self.word) {
+            core.leave_gib(self.first);
+        }
         let (mut word, step) = summary.series();
         for record in core.machine.words(leaf) {
             record.store(word, Ordering::Relaxed);
@@ -217,6 +224,9 @@ impl<'a, M: Machine> Block<'a, M> {
             }
         }
         self.word = summary.pack();
+        if is_whole_host(self.word) {
+            core.rejoin_gib(self.first);
+        }
         core.pool.push(&core.machine, Pfn::new(leaf));
         core.tally.add(counter::MERGES, self.first.get() / BLOCK_FRAMES, 1);
         true
@@ -227,7 +237,7 @@ impl<'a, M: Machine> Block<'a, M> {
         M::Format::leaf(frame.addr(), level, Attrs::Ram)
     }
 
-    /// The host's 2 MiB entry for the block; none before its table is built.
+    /// The host's 2 MiB entry for the block; none before its table is built, and while a leaf of 1 GiB stands for it.
     #[inline]
     pub fn host_slot(&self) -> Option<&'a Word> {
         match self.core.host_root.load(Ordering::Relaxed) {
@@ -260,6 +270,9 @@ impl<'a, M: Machine> Block<'a, M> {
 
     /// Removes the host's mapping of a whole block.
     pub fn cut_whole(&mut self) -> Cut {
+        if is_whole_host(self.word) {
+            self.core.leave_gib(self.first);
+        }
         let cut = Cut::new(self.first, Size::Block);
         match self.host_slot() {
             Some(slot) => {

@@ -72,8 +72,7 @@ impl<M: Machine> Core<M> {
     }
 
     /// Boot: builds the host's identity table in the frames from `root` on, which Postern has claimed. RAM that is the
-    /// host's is mapped in 2 MiB leaves where a whole block is, devices in the largest leaves that fit, Postern's frames
-    /// not at all. `devices` are byte ranges outside RAM, rounded outwards to 4 KiB.
+    /// host's and devices are mapped in the largest leaves that fit, Postern's frames not at all. `devices` are byte ranges outside RAM, rounded outwards to 4 KiB.
     ///
     /// # Errors
     /// [`Refusal::NotOwner`] when the root is not Postern's, [`Refusal::Unaligned`] when it is not aligned to its size,
@@ -98,6 +97,7 @@ impl<M: Machine> Core<M> {
         for device in devices {
             self.map_device(root, device)?;
         }
+        self.found_gibs(root)?;
         self.machine.publish();
         self.host_root.store(root.get(), Ordering::Release);
         Ok(())

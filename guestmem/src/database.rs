@@ -1,6 +1,7 @@
 //! The frame database: which frames there are, and their records.
 
 use crate::block::Block;
+use crate::gib::{GIB_BLOCKS, GIB_FRAMES, Gib, gibs_within};
 use crate::lock::{self, FrameList, Rank};
 use crate::motion::{Cut, Flushed};
 use crate::record::{LOCK, Record, State};
@@ -32,6 +33,8 @@ pub(crate) struct Span {
     pub blocks: u64,
     /// Where their summaries begin.
     pub base: usize,
+    /// Where the words of the GiBs among them begin.
+    pub gib_base: usize,
 }
 
 /// What Postern has done and holds, since boot.
@@ -49,6 +52,8 @@ pub struct Stats {
     pub pool_free: u64,
     /// Frames that are Postern's own, the pool included.
     pub postern_frames: u64,
+    /// GiBs of RAM that the host's table maps in one piece.
+    pub gib_leaves: u64,
 }
 
 /// The ownership core.
@@ -66,6 +71,7 @@ pub struct Core<M: Machine> {
     /// Frame number of the host's root table; 0 until it is built.
     pub(crate) host_root: AtomicU64,
     pub(crate) postern_frames: AtomicU64,
+    pub(crate) gib_leaves: AtomicU64,
     pub(crate) tally: Tally,
 }
 
@@ -89,13 +95,16 @@ impl<M: Machine> Core<M> {
             pool: FrameList::new(),
             host_root: AtomicU64::new(0),
             postern_frames: AtomicU64::new(0),
+            gib_leaves: AtomicU64::new(0),
             tally: Tally::new(),
         };
         core.take_regions(regions)?;
         let needed = Self::summaries_needed(regions);
         let records = summaries.get(..needed).ok_or(BootError::SummariesTooSmall)?;
-        for record in records {
-            record.store(Record::plain(State::Host).pack(), Ordering::Relaxed);
+        let blocks = core.spans().first().map_or(0, |span| span.gib_base);
+        for (index, record) in records.iter().enumerate() {
+            let word = if index < blocks { Record::plain(State::Host).pack() } else { 0 };
+            record.store(word, Ordering::Relaxed);
         }
         Ok(core)
     }
@@ -116,6 +125,7 @@ impl<M: Machine> Core<M> {
             pool: self.pool.fork(),
             host_root: copy(&self.host_root),
             postern_frames: copy(&self.postern_frames),
+            gib_leaves: copy(&self.gib_leaves),
             tally: self.tally.fork(),
         }
     }
@@ -154,28 +164,33 @@ impl<M: Machine> Core<M> {
                 base += more as usize;
                 continue;
             }
-            self.spans[self.span_count] = Span { first, blocks: end - first, base };
+            self.spans[self.span_count] = Span { first, blocks: end - first, base, gib_base: 0 };
             self.span_count += 1;
             base += (end - first) as usize;
+        }
+        for span in &mut self.spans[..self.span_count] {
+            span.gib_base = base;
+            base += span.gibs().count();
         }
         Ok(())
     }
 
-    /// Number of summary records for these regions: one for each 2 MiB block that holds RAM.
+    /// Number of summary records for these regions: one for each 2 MiB block that holds RAM, and one for each GiB of such
+    /// blocks.
     pub const fn summaries_needed(regions: &[Range<Pfn>]) -> usize {
-        let mut needed: u64 = 0;
-        let mut past = 0;
+        let mut needed = 0;
+        let (mut start, mut past) = (0, 0);
         let mut index = 0;
         while index < regions.len() {
             let (first, end) = blocks_of(&regions[index]);
-            let first = if first < past { past } else { first };
-            if end > first {
-                needed += end - first;
-                past = end;
+            if first > past {
+                needed += blocks_and_gibs(start, past);
+                (start, past) = (first, first);
             }
+            past = if end > past { end } else { past };
             index += 1;
         }
-        needed as usize
+        (needed + blocks_and_gibs(start, past)) as usize
     }
 
     /// The regions the database was built from.
@@ -215,6 +230,19 @@ impl<M: Machine> Core<M> {
         let first = Some(&self.spans[0]).filter(within);
         let span = first.or_else(|| self.spans().iter().find(within))?;
         self.summaries.get(span.base + (block - span.first) as usize)
+    }
+
+    /// The GiB around a frame, if all its blocks have summaries.
+    pub(crate) fn gib(&self, frame: Pfn) -> Option<Gib<'_>> {
+        let (block, gib) = (frame.get() / BLOCK_FRAMES, frame.get() / GIB_FRAMES);
+        let span = self.spans().iter().find(|span| block.wrapping_sub(span.first) < span.blocks)?;
+        let within = span.gibs();
+        if !within.contains(&gib) {
+            return None;
+        }
+        let word = self.summaries.get(span.gib_base + (gib - within.start) as usize)?;
+        let first = span.base + (gib * GIB_BLOCKS - span.first) as usize;
+        Some(Gib { word, blocks: self.summaries.get(first..first + GIB_BLOCKS as usize)? })
     }
 
     /// Locks the block that holds `frame`. This and [`Core::try_lock`] are the only ways to lock one, and no operation
@@ -271,8 +299,15 @@ impl<M: Machine> Core<M> {
             flushes: self.tally.sum(counter::FLUSHES),
             pool_free: self.pool.len(),
             postern_frames: self.postern_frames.load(Ordering::Relaxed),
+            gib_leaves: self.gib_leaves.load(Ordering::Relaxed),
         }
     }
+}
+
+/// Summary records of the blocks from one to past another.
+const fn blocks_and_gibs(start: u64, past: u64) -> u64 {
+    let gibs = gibs_within(start, past - start);
+    past - start + gibs.end - gibs.start
 }
 
 /// Block numbers that a region touches, from the first to past the last.

@@ -56,15 +56,17 @@ format!(Concatenated, 1, 2);
 format!(FourLevels, 0, 1);
 
 type Frame = OnceLock<Box<[Word; 512]>>;
+/// As many frames as a block has, which come into being together, empty.
+type Chunk = OnceLock<Box<[Frame; 512]>>;
 type Translation = (Space, u64, bool);
 
 /// The machine.
 pub struct Fake<F = Concatenated> {
-    regions: Vec<(Range<Pfn>, Vec<Frame>)>,
+    regions: Vec<(Range<Pfn>, Vec<Chunk>)>,
     /// Whether accesses go through the TLB.
     pub caches: AtomicBool,
-    /// By space, first frame number and "is a block": the frame it translates to and how.
-    tlb: Mutex<HashMap<Translation, (Pfn, Attrs)>>,
+    /// By space, first frame number and "is a block": the frame it translates to and how, and the level of the leaf.
+    tlb: Mutex<HashMap<Translation, (Pfn, Attrs, u32)>>,
     /// An interrupt is pending.
     pub interrupt: AtomicBool,
     /// Frames wiped so far.
@@ -79,7 +81,10 @@ impl<F> Fake<F> {
     pub fn new(regions: &[Range<Pfn>]) -> Self {
         let regions = regions
             .iter()
-            .map(|region| (region.clone(), (region.start.get()..region.end.get()).map(|_| OnceLock::new()).collect()))
+            .map(|region| {
+                let chunks = region.end.since(region.start).div_ceil(BLOCK_FRAMES);
+                (region.clone(), (0..chunks).map(|_| OnceLock::new()).collect())
+            })
             .collect();
         Self {
             regions,
@@ -94,8 +99,9 @@ impl<F> Fake<F> {
 
     fn frame(&self, frame: Pfn) -> &Frame {
         let region = self.regions.iter().find(|(region, _)| region.contains(&frame));
-        let (region, frames) = region.unwrap_or_else(|| panic!("{frame:?} is no RAM"));
-        &frames[frame.since(region.start) as usize]
+        let (region, chunks) = region.unwrap_or_else(|| panic!("{frame:?} is no RAM"));
+        let index = frame.since(region.start) as usize;
+        &chunks[index / 512].get_or_init(|| Box::new([const { OnceLock::new() }; 512]))[index % 512]
     }
 
     /// The content of a frame, by whatever way.
@@ -111,24 +117,26 @@ impl<F: TableFormat> Fake<F> {
         let first = number & !(BLOCK_FRAMES - 1);
         if self.caches.load(Ordering::Relaxed) {
             let tlb = self.tlb.lock().unwrap();
-            if let Some(&hit) = tlb.get(&(space, number, false)) {
-                return Some(hit);
+            if let Some(&(frame, attrs, _)) = tlb.get(&(space, number, false)) {
+                return Some((frame, attrs));
             }
-            if let Some(&(base, attrs)) = tlb.get(&(space, first, true)) {
+            if let Some(&(base, attrs, _)) = tlb.get(&(space, first, true)) {
                 return Some((base.offset(number - first), attrs));
             }
         }
-        let (base, attrs, block) = self.walk(root, number)?;
+        let (base, attrs, level) = self.walk(root, number)?;
+        let block = level < 3;
         let start = if block { first } else { number };
         if self.caches.load(Ordering::Relaxed) {
-            self.tlb.lock().unwrap().insert((space, start, block), (base, attrs));
+            self.tlb.lock().unwrap().insert((space, start, block), (base, attrs, level));
         }
         Some((base.offset(number - start), attrs))
     }
 
     /// What the table at `root` says of a frame number: the frame that the translation begins with, how it is mapped, and
-    /// whether the translation is of 2 MiB.
-    fn walk(&self, root: Pfn, number: u64) -> Option<(Pfn, Attrs, bool)> {
+    /// the level of its leaf. Above level 3 the translation is of 2 MiB: of a larger leaf the TLB keeps what is around the
+    /// access.
+    pub fn walk(&self, root: Pfn, number: u64) -> Option<(Pfn, Attrs, u32)> {
         let index = number >> (9 * (3 - F::ROOT_LEVEL));
         if index >= F::ROOT_FRAMES * 512 {
             return None;
@@ -142,9 +150,8 @@ impl<F: TableFormat> Fake<F> {
                     entry = self.content(Pfn::from_addr(address))[index as usize % 512].load(Ordering::Acquire);
                 }
                 Entry::Leaf { address, attrs } => {
-                    // Larger leaves are only devices; the TLB may keep the 2 MiB around the access.
                     let skip = number & ((1 << (9 * (3 - level))) - 1) & !(BLOCK_FRAMES - 1);
-                    return Some((Pfn::from_addr(address).offset(skip), attrs, level < 3));
+                    return Some((Pfn::from_addr(address).offset(skip), attrs, level));
                 }
             }
         }
@@ -208,6 +215,9 @@ impl<F: TableFormat> Machine for Fake<F> {
 /// Host-physical frame from which [`boot`] takes what Postern needs.
 pub const RAM_START: u64 = 0x4_0000;
 
+/// A GiB of RAM that [`boot`] takes nothing from, if it is among the regions.
+pub const GIB: Range<Pfn> = Pfn::new(0x8_0000)..Pfn::new(0xc_0000);
+
 /// A database over these regions, with the host's table built. The first region provides Postern's own frames: the root
 /// table and `pool` frames of pool.
 pub fn boot<F: TableFormat>(regions: &[Range<Pfn>], pool: u64) -> Core<Fake<F>> {
@@ -242,9 +252,8 @@ pub fn fork<F: TableFormat>(core: &Core<Fake<F>>, vms: &[&Guest]) -> (Core<Fake<
     let machine = Fake::new(&regions);
     for (from, to) in core.machine.regions.iter().zip(&machine.regions) {
         for (from, to) in from.1.iter().zip(&to.1) {
-            if let Some(words) = from.get() {
-                let copy = std::array::from_fn(|index| Word::new(words[index].load(Ordering::Relaxed)));
-                let _ = to.set(Box::new(copy));
+            if let Some(frames) = from.get() {
+                let _ = to.set(Box::new(std::array::from_fn(|index| copy_frame(&frames[index]))));
             }
         }
     }
@@ -252,17 +261,22 @@ pub fn fork<F: TableFormat>(core: &Core<Fake<F>>, vms: &[&Guest]) -> (Core<Fake<
     (core.fork(machine), vms.iter().map(|vm| vm.fork()).collect())
 }
 
+fn copy_frame(frame: &Frame) -> Frame {
+    let copy = |words: &[Word; 512]| Box::new(std::array::from_fn(|at| Word::new(words[at].load(Ordering::Relaxed))));
+    frame.get().map_or_else(Frame::new, |words| Frame::from(copy(words)))
+}
+
 /// Translations in the TLB that should have been flushed, as text: those that no record justifies, and those that the
 /// tables do not hold any more in this size (break before make).
 pub fn stale<F: TableFormat>(core: &Core<Fake<F>>, vms: &[&Guest]) -> Vec<String> {
     let tlb: Vec<_> = core.machine.tlb.lock().unwrap().iter().map(|(key, value)| (*key, *value)).collect();
     let mut found = Vec::new();
-    for ((space, number, block), (base, attrs)) in tlb {
+    for ((space, number, block), (base, attrs, level)) in tlb {
         let root = match space {
             Space::Host => Some(core.host_root()),
             Space::Guest(id) => vms.iter().find(|vm| vm.id() == id).map(|vm| vm.root()),
         };
-        let held = root.and_then(|root| core.machine.walk(root, number)) == Some((base, attrs, block));
+        let held = root.and_then(|root| core.machine.walk(root, number)) == Some((base, attrs, level));
         let frames = if block { BLOCK_FRAMES } else { 1 };
         let bad =
             (0..frames).find(|index| !held || !justified(core, vms, space, number + index, base.offset(*index), attrs));

@@ -20,6 +20,7 @@ mod end;
 mod entries;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+mod gib;
 mod guest;
 pub mod lock;
 mod machine;

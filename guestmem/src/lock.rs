@@ -1,6 +1,6 @@
 //! Bit locks, and lists of free frames under them.
 //!
-//! Lock order: a VM's structure lock, then one block lock, then one list lock. No operation holds two of the same rank.
+//! Lock order: a VM's structure lock, then one block lock, then the lock of a GiB or one list lock. No operation holds two of the same rank.
 //! Builds with the fake machine check the order at run time.
 
 use crate::sync::{AtomicU64, Ordering, relax, set_bit};
@@ -14,6 +14,8 @@ pub enum Rank {
     Vm,
     /// Records, host entries and guest leaf entries of the frames of one 2 MiB block.
     Block,
+    /// The host's entry for one GiB.
+    Gib,
     /// A list of free frames.
     List,
 }
@@ -148,7 +150,7 @@ mod ranks {
 
     pub fn enter(rank: Rank) {
         HELD.with(|held| {
-            assert!(held.get() >> rank as u8 == 0, "lock of rank {rank:?} taken while holding {:03b}", held.get());
+            assert!(held.get() >> rank as u8 == 0, "lock of rank {rank:?} taken while holding {:04b}", held.get());
             held.set(held.get() | 1 << rank as u8);
         });
     }

@@ -48,7 +48,7 @@ pub trait TableFormat {
     /// and keeps it in guest tables where a frame belongs to the address but is not mapped there at present.
     const MARK: u64 = 1 << 11;
 
-    /// A leaf at `level` (2 or 3; 1 for devices).
+    /// A leaf at `level` (2 or 3; 1 in the host's table).
     fn leaf(address: u64, level: u32, attrs: Attrs) -> u64;
     /// An entry that points to the table at `address`.
     fn table(address: u64) -> u64;

@@ -187,6 +187,12 @@ pub(crate) const fn owned_by(word: u64, owner: OwnerId) -> bool {
     word >> OWNER_SHIFT & mask(OWNER_BITS) == owner.get() as u64
 }
 
+/// Whether a summary as it is stored, locked or not, says that the block is whole and the host's.
+#[inline]
+pub(crate) const fn is_whole_host(word: u64) -> bool {
+    word & mask(STATE_BITS) == State::Host as u64
+}
+
 /// The summary of a block whose frames' records are in the page `leaf`.
 #[inline]
 pub(crate) const fn split(leaf: u64) -> u64 {

@@ -19,6 +19,8 @@ pub(crate) enum Slot {
     Table(Pfn),
 }
 
+/// Level of entries that map 1 GiB.
+pub(crate) const GIB_LEVEL: u32 = 1;
 /// Level of entries that map 2 MiB.
 pub(crate) const BLOCK_LEVEL: u32 = 2;
 /// Level of entries that map 4 KiB.

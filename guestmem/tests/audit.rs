@@ -2,7 +2,7 @@
 
 mod common;
 use common::*;
-use guestmem::fake::{Concatenated, Fake};
+use guestmem::fake::{Concatenated, Fake, GIB};
 use guestmem::*;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -111,4 +111,32 @@ fn a4_whatever_is_bent_comes_up() {
     // Records of a VM that nobody knows.
     let orphans = violations(&w, &[&vm]);
     assert!(orphans.iter().any(|it| matches!(it, Violation::Record(_))), "a VM that there is not");
+}
+
+#[test]
+fn a4_a_bent_gib_comes_up() {
+    let w = W::in_gib(64);
+    let vm = w.plain(1);
+    let host = w.core.host_root();
+    let gib = || entry(&w, host, GIB.start.get(), 1);
+    let of = |it: &Violation| *it == Violation::Host(GIB.start);
+    let ram = Attrs::Ram;
+    assert_eq!(gib().load(Relaxed), leaf(GIB.start, 1, ram));
+    for value in [0, leaf(GIB.start, 1, Attrs::Device), leaf(Pfn::new(0x4_0000), 1, ram)] {
+        bend(&w, &[&vm], gib(), value, of);
+    }
+    // Apart, and the table is found by its entry.
+    let whole = gib().load(Relaxed);
+    w.donate(&vm, w.page(0), w.gfn(0)).unwrap();
+    let table = gib().load(Relaxed);
+    bend(&w, &[&vm], gib(), whole, of);
+    bend(&w, &[&vm], gib(), 0, of);
+    let block = |frame: Pfn| entry(&w, host, frame.get(), 2);
+    bend(&w, &[&vm], block(w.block(3)), 0, |it| *it == Violation::Host(w.block(3)));
+    // Together again: what waits behind the leaf is checked as well.
+    let waiting = block(w.block(3));
+    w.core.relinquish(&vm, w.gfn(0)).unwrap();
+    assert_eq!(gib().load(Relaxed), whole);
+    bend(&w, &[&vm], waiting, 0, |it| *it == Violation::Host(w.block(3)));
+    bend(&w, &[&vm], gib(), table, of);
 }

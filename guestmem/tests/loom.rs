@@ -2,7 +2,7 @@
 //! `RUSTFLAGS="--cfg loom" cargo test -p guestmem --test loom --release`.
 #![cfg(loom)]
 
-use guestmem::fake::{self, Concatenated, Fake, RAM_START};
+use guestmem::fake::{self, Concatenated, Fake, GIB, RAM_START};
 use guestmem::lock::{self, FrameList, Rank};
 use guestmem::sync::{AtomicU64, Ordering};
 use guestmem::*;
@@ -207,4 +207,31 @@ fn two_guest_calls_on_one_page_leave_it_consistent() {
             check(&shared.0, &shared.1);
         });
     }
+}
+
+/// Two blocks of one GiB come apart and go together on two CPUs. While a CPU holds one of its frames there is no leaf, for
+/// whatever the other does; in the end there is.
+#[test]
+fn a_gib_comes_apart_for_the_first_and_goes_together_for_the_last() {
+    explore(10, || {
+        let core = fake::boot::<Concatenated>(&[Pfn::new(RAM_START)..Pfn::new(RAM_START + 32), GIB], 12);
+        core.machine.caches.store(false, std::sync::atomic::Ordering::Relaxed);
+        let shared = Arc::new(core);
+        let level = |core: &Core<Fake<Concatenated>>, frame: Pfn| {
+            core.machine.walk(core.host_root(), frame.get()).map(|(.., level)| level)
+        };
+        let hold = move |core: &Core<Fake<Concatenated>>, frame: Pfn| {
+            core.pin(frame, State::Host).unwrap();
+            assert_eq!(level(core, frame), Some(3), "the CPU's own page");
+            core.unpin(frame).unwrap();
+        };
+        let (first, second) = (GIB.start, GIB.start.offset(512));
+        assert_eq!(level(&shared, first), Some(1));
+        let other = shared.clone();
+        let cpu = thread::spawn(move || hold(&other, second));
+        hold(&shared, first);
+        cpu.join().unwrap();
+        assert_eq!((level(&shared, first), level(&shared, second)), (Some(1), Some(1)));
+        assert_eq!(shared.stats().gib_leaves, 1);
+    });
 }

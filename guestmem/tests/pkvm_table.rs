@@ -7,7 +7,7 @@
 
 mod common;
 use common::*;
-use guestmem::fake::Concatenated;
+use guestmem::fake::{Concatenated, GIB};
 use guestmem::*;
 
 struct Table {
@@ -56,6 +56,8 @@ impl Table {
     /// What the host and the guest can reach: the frame, and its guest address.
     #[track_caller]
     fn reached(&self, host: bool, guest: bool) {
+        let whole = self.world.has_gib() && self.world.is_all_host();
+        assert_eq!(self.world.is_gib_leaf(GIB.start), whole, "the GiB");
         assert_eq!(self.world.host_reads(self.frame()).is_some(), host, "host");
         assert_eq!(self.world.guest_reads(&self.vm, self.world.gfn(0)).is_some(), guest, "guest");
     }
@@ -63,8 +65,16 @@ impl Table {
 
 #[test]
 fn every_row_of_the_ownership_table() {
+    every_row(World::new());
+}
+
+#[test]
+fn every_row_of_the_ownership_table_in_a_whole_gib() {
+    every_row(World::in_gib(64));
+}
+
+fn every_row(world: World<Concatenated>) {
     use Refusal::*;
-    let world = World::new();
     let (vm, other) = (world.plain(1), world.plain(2));
     let t = Table { world, vm, other };
     let (w, frame, gfn) = (&t.world, t.frame(), t.world.gfn(0));

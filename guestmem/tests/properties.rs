@@ -3,7 +3,7 @@
 
 mod common;
 use common::*;
-use guestmem::fake::Concatenated;
+use guestmem::fake::{Concatenated, GIB};
 use guestmem::*;
 use proptest::prelude::*;
 use std::collections::HashMap;
@@ -175,8 +175,7 @@ impl Model {
     }
 }
 
-fn run_model(calls: Vec<Call>) -> Result<(), TestCaseError> {
-    let w = W::with_pool(150);
+fn run_model(w: &W, calls: Vec<Call>) -> Result<(), TestCaseError> {
     let vms = [w.plain(1), w.aliased(2)];
     let mut model = Model::default();
     // Frames and guest frames in the model count from block 2 and from the start of guest RAM.
@@ -268,9 +267,11 @@ fn run_model(calls: Vec<Call>) -> Result<(), TestCaseError> {
         }
     }
     w.check(&[&vms[0], &vms[1]]);
-    compare(&w, &vms, &model)?;
+    compare(w, &vms, &model)?;
+    prop_assert_eq!(w.is_gib_leaf(GIB.start), w.has_gib() && w.is_all_host());
     vms.iter().for_each(|vm| w.end(vm));
     w.check(&[]);
+    prop_assert_eq!(w.is_gib_leaf(GIB.start), w.has_gib() && w.is_all_host());
     Ok(())
 }
 
@@ -303,6 +304,7 @@ fn number() -> impl Strategy<Value = u64> {
     let ram = prop_oneof![0..2048_u64, Just(511), Just(512), 4000..4096_u64];
     prop_oneof![
         6 => ram.clone().prop_map(|index| guestmem::fake::RAM_START + index),
+        2 => ram.prop_map(|index| GIB.start.get() + index),
         1 => any::<u64>(),
         1 => (0..64_u32).prop_map(|bit| 1 << bit),
         1 => Just(u64::MAX),
@@ -313,16 +315,21 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: if cfg!(debug_assertions) { 24 } else { 300 }, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_core_does_what_a_naive_model_does(calls in proptest::collection::vec(call(), 1..60)) {
-        run_model(calls)?;
+    fn the_core_does_what_a_naive_model_does(
+        in_gib in any::<bool>(),
+        calls in proptest::collection::vec(call(), 1..60)
+    ) {
+        let w = if in_gib { W::in_gib(150) } else { W::with_pool(150) };
+        run_model(&w, calls)?;
     }
 
     /// Whatever is called with whatever: nothing panics, and the invariants hold.
     #[test]
     fn nothing_that_host_or_guest_say_breaks_an_invariant(
-        calls in proptest::collection::vec((0..21_u8, 0..3_usize, number(), number(), 1..600_u64), 1..50)
+        in_gib in any::<bool>(),
+        calls in proptest::collection::vec((0..23_u8, 0..3_usize, number(), number(), 1..600_u64), 1..50)
     ) {
-        let w = W::with_pool(40);
+        let w = if in_gib { W::in_gib(40) } else { W::with_pool(40) };
         let vms = [w.guest(1, None, 12), w.guest(2, Some(ALIAS), 12), w.accepting(3)];
         for (what, vm, a, b, budget) in calls {
             let (core, vm) = (&w.core, &vms[vm]);
@@ -348,7 +355,9 @@ proptest! {
                 16 => drop((core.donate_meta(vm, frame), core.topup(Pfn::new(b)))),
                 17 => drop(core.accept(vm, gfn, Size::Page)),
                 18 => drop(core.accept(vm, gfn.block_start(), Size::Block)),
-                19 => drop(core.convert(vm, gfn.block_start()..gfn.block_start().offset(512), Visibility::Private, budget)),
+                19 => drop(core.lend(frame)),
+                20 => drop(core.end_lend(frame)),
+                21 => drop(core.convert(vm, gfn.block_start()..gfn.block_start().offset(512), Visibility::Private, budget)),
                 _ => {
                     let owner = core.lookup(frame).owner;
                     let _ = core.poison(frame, vms.iter().find(|vm| Some(vm.id()) == owner));
@@ -362,5 +371,6 @@ proptest! {
         w.check(&[&vms[0], &vms[1], &vms[2]]);
         vms.iter().for_each(|vm| w.end(vm));
         w.check(&[]);
+        prop_assert_eq!(w.is_gib_leaf(GIB.start), w.has_gib() && w.is_all_host());
     }
 }

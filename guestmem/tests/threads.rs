@@ -3,7 +3,7 @@
 
 mod common;
 use common::*;
-use guestmem::fake::Concatenated;
+use guestmem::fake::{Concatenated, GIB};
 use guestmem::*;
 use std::sync::Barrier;
 use std::sync::atomic::Ordering::Relaxed;
@@ -165,4 +165,57 @@ fn b3_a_vm_ends_while_its_vcpus_call() {
         assert_eq!((vm.private_frames(), vm.shared_frames()), (0, 0));
         w.check(&[]);
     }
+}
+
+#[test]
+fn a_gib_comes_apart_and_goes_together_under_many_cpus() {
+    let w = W::in_gib(150);
+    w.core.machine.caches.store(false, Relaxed);
+    let vms = [w.plain(1), w.plain(2), w.plain(3)];
+    let (core, root) = (&w.core, w.core.host_root());
+    let sees = |frame: Pfn| core.machine.walk(root, frame.get()).is_some();
+    // Each has a block of its own, and looks what the host can see of it while the others take the GiB apart.
+    let cpu = |number: usize| {
+        let (vm, block, page, start) = (&vms[number], w.block(1 + number as u64), w.gfn(0), w.gfn(512));
+        move || {
+            let mut random = numbers(number as u64);
+            for _ in 0..ROUNDS {
+                match random(4) {
+                    0 => {
+                        core.pin(block, State::Host).unwrap();
+                        assert!(sees(block), "its own page table");
+                        core.unpin(block).unwrap();
+                    }
+                    1 => {
+                        core.lend(block).unwrap();
+                        core.end_lend(block).unwrap();
+                    }
+                    2 => {
+                        assert_eq!(core.donate(vm, block, page, Size::Page, &mut Budget::new(1)), Ok(Progress::Done));
+                        assert!(!sees(block), "the guest's alone");
+                        core.relinquish(vm, page).unwrap();
+                    }
+                    _ => {
+                        while core.donate(vm, block, start, Size::Block, &mut Budget::new(600)) != Ok(Progress::Done) {}
+                        assert!(!sees(block) && !sees(block.offset(511)), "the guest's alone");
+                        (0..512).for_each(|page| core.relinquish(vm, start.offset(page)).unwrap());
+                    }
+                }
+            }
+        }
+    };
+    let others = w.block(6);
+    let host = || {
+        for round in 0..ROUNDS * 10 {
+            let frame = others.offset(round % 512);
+            let level = core.machine.walk(root, frame.get()).map(|(.., level)| level);
+            assert!(matches!(level, None | Some(1 | 2)), "{level:?}");
+            assert!(level.is_some() || core.host_fault(frame.addr()) == HostFault::Retry);
+        }
+    };
+    together(&[&cpu(0), &cpu(1), &cpu(2), &host]);
+    assert!(w.is_gib_leaf(GIB.start), "all is the host's again");
+    w.check(&[&vms[0], &vms[1], &vms[2]]);
+    vms.iter().for_each(|vm| w.end(vm));
+    w.check(&[]);
 }

@@ -45,6 +45,31 @@ const STATUS: [Row; 15] = [
     ("ABSENT", host::ABSENT, "the machine lacks something the call needs"),
 ];
 
+const COUNTERS: [Row; host::counter::COUNT] = [
+    ("HOST_CALLS", host::counter::HOST_CALLS as i64, "host calls taken"),
+    ("HOST_REFUSALS", host::counter::HOST_REFUSALS as i64, "host calls refused"),
+    ("GUEST_CALLS", host::counter::GUEST_CALLS as i64, "guest calls taken"),
+    ("GUEST_REFUSALS", host::counter::GUEST_REFUSALS as i64, "guest calls refused"),
+    ("HOST_ABORTS", host::counter::HOST_ABORTS as i64, "accesses of the host to memory that is not its own"),
+    ("GUEST_ENTRIES", host::counter::GUEST_ENTRIES as i64, "guest entries"),
+    ("HOST_EXITS", host::counter::HOST_EXITS as i64, "exits to the host"),
+    ("WIPES", host::counter::WIPES as i64, "frames wiped"),
+    ("SPLITS", host::counter::SPLITS as i64, "blocks of 2 MiB split into pages"),
+    ("MERGES", host::counter::MERGES as i64, "blocks merged again"),
+    ("FLUSHES", host::counter::FLUSHES as i64, "TLB flushes"),
+    (
+        "POSTERN_FRAMES",
+        host::counter::POSTERN_FRAMES as i64,
+        "frames that are Postern's own; no count, but how many now",
+    ),
+    ("POOL_FREE", host::counter::POOL_FREE as i64, "free frames in Postern's pool now"),
+    ("LONGEST_TICKS", host::counter::LONGEST_TICKS as i64, "longest time with interrupts off, in ticks"),
+    ("LONGEST_CAUSE", host::counter::LONGEST_CAUSE as i64, "its cause: the call's number, the syndrome or exit reason"),
+    ("HOST_RETRIES", host::counter::HOST_RETRIES as i64, "faults of the host while a table was being changed"),
+    ("GUEST_FAULTS", host::counter::GUEST_FAULTS as i64, "exceptions given to guests"),
+    ("GIB_LEAVES", host::counter::GIB_LEAVES as i64, "GiBs of RAM that the host's tables map in one piece now"),
+];
+
 const EXITS: [Row; 16] = [
     ("INTERRUPT", run::exit::INTERRUPT as i64, "a physical interrupt is pending for the host, or the vCPU was kicked"),
     ("WAIT", run::exit::WAIT as i64, "the guest waits for an interrupt; `DEADLINE` says until when at the latest"),
@@ -267,6 +292,8 @@ pub fn render() -> String {
     }
     text += "\n### Status\n\n";
     table(&mut text, "status", &STATUS);
+    text += "\n### Words of `COUNTERS`\n\n";
+    table(&mut text, "word", &COUNTERS);
     text += "\n## Exits of `VCPU_RUN`\n\nThe reason is in x1, details are words of the run page.\n\n";
     table(&mut text, "exit", &EXITS);
     text += "\n### Words of the run page\n\n";

@@ -167,8 +167,9 @@ fn percpu_size() -> u64 {
 /// Where Postern's memory beyond its image goes: the lowest place that is free.
 fn own_memory(machine: &Machine, taken: &[Bytes]) -> Result<Bytes, BootError> {
     let ram: u64 = machine.memory.iter().map(|range| range.end - range.start).sum();
-    let blocks = ram.div_ceil(abi::BLOCK_SIZE) + machine.memory.len() as u64 * 2;
-    let summaries = (blocks * 8).next_multiple_of(abi::FRAME_SIZE);
+    // A record for each block and for each GiB, and some at the edges.
+    let records = ram.div_ceil(abi::BLOCK_SIZE) + ram.div_ceil(1 << 30) + machine.memory.len() as u64 * 2;
+    let summaries = (records * 8).next_multiple_of(abi::FRAME_SIZE);
     // One table for each GiB of RAM in Postern's own tables and in the host's, and a few above and at the edges.
     let tables = 2 * (ram.div_ceil(1 << 30) + 24) * abi::FRAME_SIZE;
     let size = summaries + tables + machine.cpus.len() as u64 * percpu_size() + SPARE_FRAMES * abi::FRAME_SIZE;

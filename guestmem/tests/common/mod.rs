@@ -1,7 +1,7 @@
 //! A small machine with a host, for the tests.
 #![allow(dead_code)]
 
-use guestmem::fake::{self, Fake, RAM_START};
+use guestmem::fake::{self, Fake, GIB, RAM_START};
 use guestmem::*;
 use std::ops::Range;
 
@@ -14,6 +14,7 @@ pub const BLOCKS: u64 = 8;
 
 pub struct World<F: TableFormat> {
     pub core: Core<Fake<F>>,
+    /// RAM as far as the tests use it.
     pub regions: Vec<Range<Pfn>>,
     used_meta: std::cell::Cell<u64>,
 }
@@ -34,8 +35,19 @@ impl<F: TableFormat> World<F> {
 
     pub fn with_pool(pool: u64) -> Self {
         let regions = vec![pfns(RAM_START..RAM_START + BLOCKS * BLOCK_FRAMES)];
-        let core = fake::boot::<F>(&regions, pool);
-        Self { core, regions, used_meta: std::cell::Cell::new((pool + 4).next_multiple_of(2)) }
+        Self { core: fake::boot(&regions, pool), regions, used_meta: Self::meta_start(pool) }
+    }
+
+    /// As [`World::with_pool`], but the blocks that are free for guests are the first of a GiB that is all RAM.
+    pub fn in_gib(pool: u64) -> Self {
+        let postern = pfns(RAM_START..RAM_START + BLOCK_FRAMES);
+        let core = fake::boot(&[postern.clone(), GIB], pool);
+        let used = GIB.start..GIB.start.offset(BLOCKS * BLOCK_FRAMES);
+        Self { core, regions: vec![postern, used], used_meta: Self::meta_start(pool) }
+    }
+
+    fn meta_start(pool: u64) -> std::cell::Cell<u64> {
+        std::cell::Cell::new((pool + 4).next_multiple_of(2))
     }
 
     /// A frame of the host in block 1.
@@ -44,7 +56,22 @@ impl<F: TableFormat> World<F> {
     }
 
     pub fn block(&self, index: u64) -> Pfn {
-        Pfn::new(RAM_START + index * BLOCK_FRAMES)
+        let base = if index > 0 && self.has_gib() { GIB.start } else { Pfn::new(RAM_START) };
+        base.offset(index * BLOCK_FRAMES)
+    }
+
+    /// Whether this is a world of [`World::in_gib`].
+    pub fn has_gib(&self) -> bool {
+        self.regions.len() > 1
+    }
+
+    /// Whether the host's table maps the GiB of a frame in one piece. It must be exactly as the counter says.
+    #[track_caller]
+    pub fn is_gib_leaf(&self, frame: Pfn) -> bool {
+        let level = self.core.machine.walk(self.core.host_root(), frame.get()).map(|(.., level)| level);
+        let leaves = self.core.stats().gib_leaves;
+        assert!(leaves <= 1 && (level == Some(1)) == (leaves == 1), "level {level:?}, but {leaves} leaves are counted");
+        leaves == 1
     }
 
     pub fn gfn(&self, index: u64) -> Gfn {
@@ -149,6 +176,14 @@ impl<F: TableFormat> World<F> {
             let counted = fake::count(&self.core, &self.regions, vm.id());
             assert_eq!((vm.private_frames(), vm.shared_frames()), counted);
         }
+    }
+
+    /// Whether all RAM of the last region is the host's, and nothing but that. If it is a GiB, there is a leaf.
+    pub fn is_all_host(&self) -> bool {
+        self.regions.last().into_iter().flat_map(|region| region.start.get()..region.end.get()).all(|frame| {
+            let record = self.core.lookup(Pfn::new(frame));
+            (record.state, record.count) == (State::Host, 0)
+        })
     }
 
     pub fn state(&self, frame: Pfn) -> State {

@@ -231,8 +231,10 @@ pub mod counter {
     pub const HOST_RETRIES: usize = 15;
     /// Aborts and undefined-instruction exceptions given to guests.
     pub const GUEST_FAULTS: usize = 16;
+    /// GiBs of RAM that the host's tables map in one piece at present.
+    pub const GIB_LEAVES: usize = 17;
     /// Number of counters.
-    pub const COUNT: usize = 17;
+    pub const COUNT: usize = 18;
 }
 
 const _: () = assert!(size_of::<VmConfig>() == 48);

@@ -25,6 +25,7 @@ fn run(postern: &Postern, [out, ..]: [u64; 6]) -> Result<Reply, Refused> {
         (counter::FLUSHES, stats.flushes),
         (counter::POSTERN_FRAMES, stats.postern_frames),
         (counter::POOL_FREE, stats.pool_free),
+        (counter::GIB_LEAVES, stats.gib_leaves),
         (counter::LONGEST_TICKS, ticks),
         (counter::LONGEST_CAUSE, cause),
     ] {
