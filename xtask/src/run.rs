@@ -45,7 +45,7 @@ pub struct Options {
     /// Virtual CPUs of the guest, 1 to 8.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=abi::host::VCPUS_MAX as i64))]
     pub cpus: u32,
-    /// Memory of the guest: a multiple of 2 MiB such as 512M or 1G, at most 16G (x86_64: 1536M) and at least what kernel and
+    /// Memory of the guest: a multiple of 2 MiB such as 512M or 1G, at most 16G (x86_64: 2560M) and at least what kernel and
     /// initrd need.
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = size)]
     pub memory: u64,

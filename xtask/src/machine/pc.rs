@@ -14,8 +14,10 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-/// Bochs 3.0 emulates no more memory than this, in MiB.
-pub const MEMORY_MAX_MIB: u64 = 2048;
+/// Memory that a machine may have, in MiB: what is below PCI's devices.
+pub const MEMORY_MAX_MIB: u64 = 3072;
+/// As much of it Bochs 3.0 keeps in memory of its own, in MiB; if the machine touches more, some of it goes into a file.
+const MEMORY_KEPT_MIB: u64 = 2048;
 /// How long Bochs may take until it has connected its serial ports.
 const CONNECT: Duration = Duration::from_secs(20);
 /// What Bochs says, as a "panic", when the machine switches itself off properly.
@@ -70,7 +72,7 @@ fn drives(media: &[Medium]) -> Result<String> {
 fn switch_on(bochs: &Bochs, machine: &Machine, desk: Desk, rom: Option<&Path>, media: &[Medium]) -> Result<Session> {
     let rom = rom.unwrap_or(&bochs.bios);
     if machine.memory_mib > MEMORY_MAX_MIB {
-        bail!("Bochs emulates at most {MEMORY_MAX_MIB} MiB of memory, and this takes {}", machine.memory_mib);
+        bail!("a machine in Bochs has at most {MEMORY_MAX_MIB} MiB of memory, and this takes {}", machine.memory_mib);
     }
     // Bochs connects to these as it starts, so nothing that a port says is lost, and no port number can be taken twice.
     let ports = [listen()?, listen()?];
@@ -110,7 +112,7 @@ fn configuration(
     // The rfb display waits for nobody and needs neither a terminal nor a window.
     let clock = if machine.clock == Clock::User { "slowdown" } else { "none" };
     format!(
-        "megs: {}\nromimage: file={}\nvgaromimage: file={}\n\
+        "memory: guest={}, host={}\nromimage: file={}\nvgaromimage: file={}\n\
          cpu: model={}, count={}, ips=50000000, reset_on_triple_fault=0\n\
          {medium}\n\
          display_library: rfb, options=\"timeout=0\"\nsound: waveoutdrv=dummy, waveindrv=dummy, midioutdrv=dummy\n\
@@ -118,6 +120,7 @@ fn configuration(
          log: {}\npanic: action=fatal\nerror: action=ignore\ninfo: action=ignore\ndebug: action=ignore\n\
          clock: sync={clock}\n",
         machine.memory_mib,
+        machine.memory_mib.min(MEMORY_KEPT_MIB),
         rom.display(),
         bochs.vga_bios.display(),
         machine.machine,

@@ -220,6 +220,16 @@ pub const ALL: &[Scenario] = &[
         ..TINY
     },
     Scenario {
+        name: "x86-gibs",
+        proves: "C6: a GiB of the host's is one leaf, apart while a guest has part of it, and no CPU of the host notices",
+        mode: "gibs",
+        console: &[],
+        // The first GiB has holes, and ACPI's tables are at the end.
+        host_mib: 2048,
+        at_least: &[("guest: pass soak: ", 1000), ("host: 200 times apart and together, ", 0)],
+        ..TINY
+    },
+    Scenario {
         name: "x86-hostile-host",
         proves: "A1 A2 A3 B3 B7 C1 C12 D5 D6: every attack of the host is refused with its documented code",
         ring: 5,

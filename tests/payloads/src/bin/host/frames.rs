@@ -2,6 +2,7 @@
 
 use abi::{BLOCK_SIZE, FRAME_SIZE};
 use alloc::vec::Vec;
+use core::cmp::Reverse;
 use core::ops::Range;
 use payloads::{Boot, hostcall, say};
 use spin::mutex::SpinMutex;
@@ -39,6 +40,17 @@ pub fn init(boot: &Boot) {
     }
     // Taken from the end: the lowest addresses first.
     free.blocks.reverse();
+}
+
+/// From now on blocks come from a GiB that is free from end to end, the lowest addresses first: where it begins.
+pub fn prefer_gib() -> Option<u64> {
+    const GIB: u64 = 1 << 30;
+    let mut free = FREE.lock();
+    let is_free = |gib: u64| free.blocks.iter().filter(|block| **block / GIB == gib).count() as u64 == GIB / BLOCK_SIZE;
+    let starts = free.blocks.iter().filter(|block| block.is_multiple_of(GIB));
+    let gib = starts.map(|start| start / GIB).find(|gib| is_free(*gib))?;
+    free.blocks.sort_by_key(|block| (block / GIB == gib, Reverse(*block)));
+    Some(gib * GIB)
 }
 
 /// Bytes that are free.

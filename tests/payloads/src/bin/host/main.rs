@@ -16,6 +16,7 @@ mod demo;
 mod endings;
 mod exits;
 mod frames;
+mod gibs;
 mod launch;
 mod mailbox;
 mod memory;
@@ -53,6 +54,7 @@ fn main(boot: Boot) -> ! {
         _ if !hostcall::present() => Err(String::from("no hypervisor answers the test host")),
         "run" => run::run(&bundle, &boot),
         "soak" => soak::run(&bundle, &boot),
+        "gibs" => gibs::run(&bundle, &boot),
         "endings" => endings::run(&bundle, &boot),
         "demo" => demo::run(&bundle, &boot),
         "crash" => crash(),
