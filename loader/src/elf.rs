@@ -70,8 +70,12 @@ pub enum ElfError {
 impl fmt::Display for ElfError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Magic => write!(f, "it is no 64-bit ELF program"),
-            Self::Machine(number) => write!(f, "it is for another architecture (ELF machine {number})"),
+            Self::Magic => {
+                write!(f, "it is no 64-bit ELF program: take the file `postern` of a build for this machine")
+            }
+            Self::Machine(number) => {
+                write!(f, "it is for another architecture (ELF machine {number}): take the one for this machine")
+            }
             Self::Kind => write!(f, "it is no program that can be started"),
             Self::Headers => write!(f, "its headers are damaged"),
             Self::Short => write!(f, "it is cut short: copy it again"),

@@ -30,6 +30,13 @@ pub fn parse(file: &[u8], name: &'static str) -> Result<Image, BootError> {
     Ok(Image { skip: 0, text_offset, size, entry: 0 })
 }
 
+/// Bytes of Postern's own file, which its header has in a field that Linux leaves zero; `None` for other images. The last 63
+/// may be padding that is not there.
+pub fn own_size(header: &[u8]) -> Option<u64> {
+    let bytes = header.get(32..)?.first_chunk()?;
+    Some(u64::from_le_bytes(*bytes)).filter(|size| *size > 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,6 +46,15 @@ mod tests {
         bytes[16..24].copy_from_slice(&size.to_le_bytes());
         bytes[56..60].copy_from_slice(b"ARM\x64");
         bytes
+    }
+
+    #[test]
+    fn only_posterns_own_image_says_how_long_its_file_is() {
+        let mut own = header(4096);
+        assert_eq!(own_size(&own), None, "Linux");
+        own[32..40].copy_from_slice(&4000u64.to_le_bytes());
+        assert_eq!(own_size(&own), Some(4000));
+        assert_eq!(own_size(&own[..39]), None);
     }
 
     #[test]

@@ -18,7 +18,7 @@ _start:
     .quad   0                       // text_offset
     .quad   __image_size           
     .quad   0xa                     // little endian, 4 KiB pages, anywhere in memory
-    .quad   0
+    .quad   __file_size             // reserved, zero in Linux: a loader that knows Postern sees a file cut short
     .quad   0
     .quad   0
     .long   0x644d5241              // "ARM\x64"

@@ -6,6 +6,7 @@ use crate::files::Volume;
 use crate::firmware;
 use crate::measure::Measurements;
 use crate::memory::Pages;
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::arch::asm;
@@ -64,14 +65,17 @@ pub struct Image {
 impl Image {
     /// Loads the file straight to where it runs.
     pub fn load(volume: &mut Volume, path: &str, measurements: &mut Measurements) -> Result<Self, String> {
-        const POSTERN: &str = "the file that `hypervisor` names";
         let mut file = volume.file(path)?;
         let mut header = [0; 64];
         let known = file.size.min(header.len());
         file.read(0, &mut header[..known])?;
-        let image = image::parse(&header[..known], POSTERN).map_err(say)?;
-        if image.size < file.size as u64 || image.text_offset != 0 {
-            return Err(say(BootError::Image(POSTERN)));
+        let image = image::parse(&header[..known], "").ok().zip(image::own_size(&header[..known]));
+        let Some((image, own_size)) = image.filter(|(image, _)| image.text_offset == 0) else {
+            let what = if header.starts_with(b"\x7fELF") { "an ELF program" } else { "no arm64 Image of Postern" };
+            return Err(format!("{path} is {what}: take the file `postern` of an arm64 build"));
+        };
+        if (file.size as u64).next_multiple_of(64) < own_size || image.size < file.size as u64 {
+            return Err(format!("{path} has {} of {own_size} bytes: copy it again", file.size));
         }
         let mut pages = Pages::new(image.size as usize, abi::BLOCK_SIZE).ok_or_else(|| no_room("Postern"))?;
         let room = &mut pages.bytes()[..file.size];

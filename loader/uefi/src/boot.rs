@@ -31,7 +31,7 @@ static SERVICES: AtomicBool = AtomicBool::new(true);
 /// A bug of the application's own: back to the boot menu while there is one.
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
-    if SERVICES.load(Ordering::Relaxed) {
+    if has_services() {
         println!("\r\npostern: cannot boot: a bug in the UEFI application: {info}");
         boot::stall(READING_TIME);
         // SAFETY: nothing of this application's runs after it; what it has opened stays open.
@@ -53,17 +53,26 @@ pub struct Loaded {
 /// Starts Postern, or says why not.
 pub fn main() -> Status {
     let entered = counter();
-    if !heap::init() {
+    let Some(heap) = heap::init() else {
         println!("\r\npostern: cannot boot: too little memory for the application itself");
+        boot::stall(READING_TIME);
         return Status::OUT_OF_RESOURCES;
-    }
+    };
     let reason = match boot(entered) {
         Ok(never) => match never {},
         Err(reason) => reason,
     };
     println!("\r\npostern: cannot boot: {reason}");
+    // It is on the heap.
+    drop(reason);
     boot::stall(READING_TIME);
+    drop(heap);
     Status::ABORTED
+}
+
+/// Whether boot services can be called.
+pub fn has_services() -> bool {
+    SERVICES.load(Ordering::Relaxed)
 }
 
 /// A type without values.

@@ -37,10 +37,10 @@ unsafe impl GlobalAlloc for Allocator {
     }
 }
 
-/// Gets the heap's memory; answers false when firmware has none.
-pub fn init() -> bool {
-    let Some(pages) = Pages::new(SIZE, 4096) else { return false };
-    // SAFETY: called once, before anything is allocated; the pages are nobody else's and never freed.
+/// Gets the heap's memory; `None` when firmware has none. Nothing may be on the heap any more when it is dropped.
+pub fn init() -> Option<Pages> {
+    let pages = Pages::new(SIZE, 4096)?;
+    // SAFETY: called once, before anything is allocated; the pages are nobody else's.
     unsafe { (*HEAP.0.get()).init(pages.address() as *mut u8, SIZE) };
-    true
+    Some(pages)
 }

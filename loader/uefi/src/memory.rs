@@ -1,16 +1,20 @@
 //! Memory from the firmware that outlives boot services.
 #![allow(unsafe_code)] // Pages from the firmware become slices.
 
+use core::ptr::NonNull;
 use loader::Bytes;
 use uefi::boot::{self, AllocateType, MemoryType};
 
 /// Where everything has to be: below what this machine's boot protocol can say.
 const LIMIT: u64 = crate::machine::LIMIT;
 
-/// Zeroed pages, never given back.
+/// Zeroed pages. They go back to the firmware when they are dropped, which is when Postern cannot boot: firmware does not free
+/// what an application leaves behind, and the next attempt needs it.
 pub struct Pages {
     start: u64,
     size: usize,
+    /// As allocated: address and number.
+    whole: (NonNull<u8>, usize),
 }
 
 impl Pages {
@@ -37,7 +41,7 @@ impl Pages {
         let count = size.max(1).checked_add(slack)?.div_ceil(abi::FRAME_SIZE as usize);
         let first = boot::allocate_pages(AllocateType::MaxAddress(LIMIT), kind, count).ok()?;
         let start = (first.as_ptr() as u64).next_multiple_of(align);
-        let mut pages = Self { start, size };
+        let mut pages = Self { start, size, whole: (first, count) };
         // SAFETY: the pages are ours; they are written before a reference to them is made.
         unsafe { core::ptr::write_bytes(start as *mut u8, 0, size.next_multiple_of(abi::FRAME_SIZE as usize)) };
         debug_assert_eq!(pages.bytes().len(), size);
@@ -56,7 +60,17 @@ impl Pages {
 
     /// Content.
     pub fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: allocated, zeroed and never freed; the borrow of `self` keeps it exclusive.
+        // SAFETY: allocated, zeroed, and ours until dropped; the borrow of `self` keeps it exclusive.
         unsafe { core::slice::from_raw_parts_mut(self.start as *mut u8, self.size) }
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        if crate::boot::has_services() {
+            let (first, count) = self.whole;
+            // SAFETY: allocated as this, and all references to the content have ended with `self`.
+            let _ = unsafe { boot::free_pages(first, count) };
+        }
     }
 }

@@ -67,6 +67,8 @@ pub fn check() -> Result<(), String> {
 /// Postern in memory.
 pub struct Image {
     entry: u64,
+    /// Kept: dropped pages go back to the firmware.
+    _pages: Pages,
 }
 
 impl Image {
@@ -84,7 +86,8 @@ impl Image {
             file.read(segment.offset as usize, &mut room[at..at + segment.size as usize])?;
         }
         measurements.add(PCR_FILES, room, "postern")?;
-        Ok(Self { entry: pages.address() + (program.entry - start) })
+        let entry = pages.address() + (program.entry - start);
+        Ok(Self { entry, _pages: pages })
     }
 }
 
