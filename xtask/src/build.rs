@@ -20,6 +20,8 @@ const IMAGE_MAX: u64 = 64 << 20;
 pub struct Images {
     /// The hypervisor: an arm64 `Image`, or a Multiboot2 kernel for x86-64.
     pub postern: PathBuf,
+    /// The same as the linker made it, an ELF program.
+    pub program: PathBuf,
     folder: PathBuf,
 }
 
@@ -52,7 +54,7 @@ pub fn all(toolchain: &Toolchain) -> Result<Images> {
         flatten(&out.join(&program), &folder.join(format!("{program}.bin")))?;
     }
     drop(step);
-    Ok(Images { postern, folder })
+    Ok(Images { postern, program: out.join("postern"), folder })
 }
 
 /// Builds the UEFI application.

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: all rings, from formatting to hostile hosts in the emulator.
 
 use crate::arch::{Arch, Dialect};
+use crate::image;
 use crate::lint;
 use crate::paths;
 use crate::progress::Step;
@@ -82,6 +83,12 @@ const CHECKS: &[Check] = &[
         run: clippy_bare,
     },
     Check { name: "unit", proves: "unit, table, model and property tests of all crates", ring: 1, run: unit },
+    Check {
+        name: "images",
+        proves: "every image is the same when it is made again, and holds nothing that is both written and executed",
+        ring: 1,
+        run: images,
+    },
     Check { name: "worlds", proves: "every state of a small world, every event in it", ring: 2, run: worlds },
     Check { name: "loom", proves: "the record locks and counters under all interleavings", ring: 2, run: loom },
     Check {
@@ -268,6 +275,11 @@ fn unit(step: &Step) -> Result<Count, String> {
 
 fn handlers(step: &Step) -> Result<Count, String> {
     tests(cargo(&["test", "--no-fail-fast", "--package", "tests"]), step)
+}
+
+fn images(step: &Step) -> Result<Count, String> {
+    let passed = image::check::repeat(step).map_err(|error| format!("{error:#}"))?;
+    Ok(Count { passed, failed: 0 })
 }
 
 /// Without debug assertions the search goes on to its end.

@@ -7,6 +7,8 @@ use std::fmt;
 const PANIC: &str = "Kernel panic - not syncing";
 /// What Postern prints before it gives up booting.
 const BOOT_REFUSED: &str = "postern: cannot boot: ";
+/// What the UEFI application prints first.
+const APPLICATION: &str = "postern: UEFI application ";
 /// Lines of a crash record that are kept.
 const RECORD_LINES: usize = 60;
 
@@ -54,6 +56,8 @@ impl fmt::Display for Verdict {
 #[derive(Default)]
 pub struct Evidence {
     end: Option<String>,
+    /// Why the last attempt to boot failed. Firmware may make another.
+    refusal: Option<String>,
     crash: Vec<String>,
     panic: Option<String>,
     console_line: String,
@@ -71,7 +75,8 @@ impl Evidence {
         // Only at the start of a line: the host copies some of the guest's lines into the log, behind a prefix.
         let end = line.strip_prefix(END_MARKER).map(|reason| reason.trim().to_owned());
         let refusal = line.strip_prefix(BOOT_REFUSED).map(|reason| format!("Postern cannot boot: {}", reason.trim()));
-        self.end = self.end.take().or(end).or(refusal);
+        self.end = self.end.take().or(end);
+        self.refusal = self.refusal.take().or(refusal).filter(|_| !line.starts_with(APPLICATION));
         if !line.trim().is_empty() {
             self.last_log = line.trim().to_owned();
         }
@@ -96,7 +101,12 @@ impl Evidence {
 
     /// Has something been seen after which a session does not go on?
     pub fn is_over(&self) -> bool {
-        self.end.is_some() || !self.crash.is_empty() || self.panic.is_some()
+        self.end.is_some() || self.refusal.is_some() || !self.crash.is_empty() || self.panic.is_some()
+    }
+
+    /// True while the last that was seen is that an attempt to boot failed.
+    pub fn was_refused(&self) -> bool {
+        self.end.is_none() && self.refusal.is_some()
     }
 
     /// True once Postern has crashed or the guest's kernel has panicked: nothing switches the machine off then.
@@ -112,7 +122,7 @@ impl Evidence {
         if let Some(text) = self.panic.filter(|_| self.end.as_deref() != Some("ok")) {
             return Verdict::Panic(text);
         }
-        match (self.end.as_deref(), otherwise) {
+        match (self.end.or(self.refusal).as_deref(), otherwise) {
             (Some("ok"), _) => Verdict::Ok,
             (Some(reason), _) => Verdict::Ended(reason.to_owned()),
             (None, Verdict::Died(why)) if why.is_empty() && self.last_log.is_empty() => Verdict::Died("no log".into()),
@@ -140,6 +150,12 @@ mod tests {
         assert_eq!(judge(&["POSTERN-END: guest reset"], "", died()), Verdict::Ended("guest reset".into()));
         let refused = judge(&["postern: cannot boot: no initrd"], "", died());
         assert_eq!(refused, Verdict::Ended("Postern cannot boot: no initrd".into()));
+        let again = ["postern: cannot boot: x", "postern: UEFI application 0.1", "POSTERN-END: ok"];
+        assert_eq!(judge(&again, "", died()), Verdict::Ok, "another attempt");
+        assert_eq!(
+            judge(&again[..2], "", died()).to_string(),
+            "the emulator ended by itself: last log line: postern: UEFI application 0.1"
+        );
         let crash = judge(&["POSTERN-CRASH: bug at x", "esr 0"], "", Verdict::Timeout(1));
         assert_eq!(crash, Verdict::Crash(vec!["bug at x".into(), "esr 0".into()]));
         assert_eq!(crash.to_string(), "hypervisor crash: bug at x");

@@ -5,13 +5,11 @@
 //! into any file.
 
 use super::{Content, disk};
-use crate::paths;
 use crate::setup::grub::{Grub, Hybrid};
 use anyhow::{Context, Result};
-use loader::config::{self, Config};
+use loader::config::{self, Config, Tpm};
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::Path;
 
 /// The volume's path on the CD.
 const VOLUME: &str = "/boot/postern/volume.img";
@@ -39,35 +37,26 @@ impl Bios {
         if let Some((name, _)) = pieces.iter().find(|(_, value)| value.is_some()) {
             return Err(format!("from the BIOS there is only the `bundle`: put what `{name}` names into it"));
         }
-        let path = |path: &str| path.replace('\\', "/");
-        let bundle = config.bundle.map(path).ok_or("from the BIOS there is only the `bundle`: name one")?;
-        Ok(Bios { hypervisor: path(config.hypervisor.unwrap_or(config::HYPERVISOR)), bundle })
+        if config.tpm == Tpm::Required {
+            return Err("from the BIOS nothing is measured: `tpm = required` cannot be kept".into());
+        }
+        let bundle = config.bundle.ok_or("from the BIOS there is only the `bundle`: name one")?;
+        Ok(Bios { hypervisor: plain(config.hypervisor.unwrap_or(config::HYPERVISOR))?, bundle: plain(bundle)? })
     }
 
-    /// The commands of GRUB's rescue parser, which knows no quoting of its own worth the name.
+    /// The commands of GRUB's rescue parser.
     fn script(&self) -> String {
         let Bios { hypervisor, bundle } = self;
         format!("loopback volume {VOLUME}\nset root=volume\nmultiboot2 {hypervisor}\nmodule2 {bundle}\nboot\n")
     }
 }
 
-/// A folder for the pieces of one image, deleted in the end.
-pub struct Folder(pub PathBuf);
-
-impl Folder {
-    /// A new one.
-    pub fn new() -> Result<Self> {
-        static RUNS: AtomicU32 = AtomicU32::new(0);
-        let name = format!("iso-{}-{}", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed));
-        let folder = paths::bare().join("machines").join(name);
-        fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
-        Ok(Folder(folder))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+/// A path as GRUB takes it, without what its parser takes for something else.
+fn plain(path: &str) -> Result<String, String> {
+    let path = path.replace('\\', "/");
+    match path.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+".contains(c)) {
+        true => Ok(path),
+        false => Err(format!("{path} has to be made of letters, digits and ._-+ to be read from the BIOS")),
     }
 }
 
@@ -95,7 +84,9 @@ mod tests {
         let script = bios("bundle = \\EFI\\POSTERN\\b.cpio\ntpm = off").unwrap();
         assert!(script.contains("\nmultiboot2 /EFI/POSTERN/postern\nmodule2 /EFI/POSTERN/b.cpio\n"), "{script}");
         assert!(bios("hypervisor = /p\nbundle = /b").unwrap().contains("multiboot2 /p\nmodule2 /b\n"));
+        assert!(bios("bundle = /a b").unwrap_err().contains("/a b has to be made of letters"));
         assert!(bios("host-kernel = /k").unwrap_err().contains("`host-kernel`"));
+        assert!(bios("bundle = /b\ntpm = required").unwrap_err().contains("nothing is measured"));
         assert!(bios("bundle = /b\nguest-cmdline = quiet").unwrap_err().contains("`guest-cmdline`"));
     }
 }

@@ -1,19 +1,20 @@
 //! `cargo xtask image`: a disk or CD that boots Postern, the same to the last bit for the same content.
 
+pub mod check;
 mod disk;
 pub mod iso;
 
 use crate::arch::{Arch, Dialect};
 use crate::bundle::Bundle;
 use crate::firmware::Boot;
+use crate::paths::Scratch;
 use crate::run::{Workbench, default_cmdline};
-use crate::setup::uefi;
-use crate::{build, paths, setup};
+use crate::setup::{signing, uefi};
+use crate::{build, setup};
 use anyhow::{Context, Result, bail};
 use loader::config;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 pub use disk::{CYLINDER, disk};
 
@@ -88,7 +89,9 @@ pub fn run(options: &Options) -> Result<()> {
     let format = options.format.unwrap_or(if suffix { Format::Iso } else { Format::Disk });
     let bios = (format == Format::Iso && options.arch == Arch::X86_64).then(|| iso::Bios::of(&parsed)).transpose();
     let bios = bios.map_err(|why| anyhow::anyhow!("{}: {why}", named.display()))?;
-    let mut contents = programs(options.arch, options.boot, options.sign.as_deref().zip(options.cert.as_deref()))?;
+    let workshop = Scratch::new()?;
+    let sign = options.sign.as_deref().zip(options.cert.as_deref());
+    let mut contents = programs(options.arch, options.boot, sign, &workshop.0)?;
     for path in wanted.iter().map(|path| path.replace('\\', "/")) {
         let beside = folder.and_then(|folder| beside(folder, &path));
         let file = beside.map_or_else(|| built(options.arch, &path), Ok)?;
@@ -103,8 +106,7 @@ pub fn run(options: &Options) -> Result<()> {
             .with_context(|| format!("{} cannot be written", options.out.display())),
         Format::Iso => {
             let grub = setup::grub::find(&setup::Cache::open()?)?;
-            let folder = iso::Folder::new()?;
-            iso::make(&grub, &folder.0, &contents, bios.as_ref(), &options.out)
+            iso::make(&grub, &workshop.0, &contents, bios.as_ref(), &options.out)
         }
     }
 }
@@ -143,13 +145,20 @@ fn default_bundle(arch: Arch) -> Result<PathBuf> {
     bundle.write(&format!("image-{}", arch.name()))
 }
 
-/// The programs of a volume: what firmware starts, and what that starts.
-pub fn programs(arch: Arch, boot: Boot, sign: Option<(&Path, &Path)>) -> Result<Vec<Content>> {
-    let cache = setup::Cache::open()?;
-    let first = match arch {
+/// What firmware starts from a volume without being told (UEFI Specification 2.10, section 3.5.1.1).
+pub fn started_first(arch: Arch) -> &'static str {
+    match arch {
         Arch::Aarch64 => "/EFI/BOOT/BOOTAA64.EFI",
         Arch::X86_64 => "/EFI/BOOT/BOOTX64.EFI",
-    };
+    }
+}
+
+/// The programs of a volume: what firmware starts, and what that starts.
+///
+/// What is made on the way to them lies in `folder`.
+pub fn programs(arch: Arch, boot: Boot, sign: Option<(&Path, &Path)>, folder: &Path) -> Result<Vec<Content>> {
+    let cache = setup::Cache::open()?;
+    let first = started_first(arch);
     let toolchain = setup::toolchain::find_target(&cache, arch, arch.uefi_target())?;
     let mut programs = match boot {
         Boot::Uefi => vec![(first.to_owned(), build::application(&toolchain)?)],
@@ -157,15 +166,17 @@ pub fn programs(arch: Arch, boot: Boot, sign: Option<(&Path, &Path)>) -> Result<
             let grub = setup::grub::find(&cache)?;
             let modules = uefi::grub_modules(&cache, arch)?;
             vec![
-                (first.to_owned(), grub.efi(&paths::bare(), &modules)?),
+                (first.to_owned(), grub.efi(folder, &modules)?),
                 (APPLICATION.to_owned(), build::application(&toolchain)?),
             ]
         }
     };
     if let Some((key, cert)) = sign {
-        let tools = uefi::signer(&cache)?;
+        let tools = signing::tools(&cache)?;
         for (path, file) in programs.iter_mut().filter(|(path, _)| path.to_ascii_lowercase().ends_with(".efi")) {
-            *file = signed(&tools, file, key, cert).with_context(|| format!("{path} cannot be signed"))?;
+            let out = folder.join(path.rsplit('/').next().unwrap_or_default()).with_extension("signed.efi");
+            signing::sign(&tools, file, key, cert, &out).with_context(|| format!("{path} cannot be signed"))?;
+            *file = out;
         }
     }
     let read = |(path, file): (String, PathBuf)| Ok((path, fs::read(&file)?));
@@ -183,18 +194,6 @@ pub fn menu(arch: Arch, default: usize) -> String {
         }
     };
     format!("set default={default}\nset timeout=1\n{application}{multiboot}")
-}
-
-fn signed(tools: &setup::private::Private, file: &Path, key: &Path, cert: &Path) -> Result<PathBuf> {
-    let out = file.with_extension("signed.efi");
-    let (program, arguments) = tools.start("sbsign");
-    let mut command = Command::new(program);
-    command.args(arguments).arg("--key").arg(key).arg("--cert").arg(cert).arg("--output").arg(&out).arg(file);
-    let done = command.stdin(Stdio::null()).output().context("sbsign does not start")?;
-    if !done.status.success() {
-        bail!("sbsign: {}", String::from_utf8_lossy(&done.stderr).lines().last().unwrap_or("no reason given"));
-    }
-    Ok(out)
 }
 
 #[cfg(test)]

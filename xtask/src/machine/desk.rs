@@ -1,31 +1,29 @@
 //! The files of one run.
 
 use super::{Machine, pc};
-use crate::paths;
+use crate::paths::Scratch;
 use crate::setup::grub::{Grub, Menu};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Folder with the files of one run, deleted in the end.
-pub struct Desk {
-    pub folder: PathBuf,
-}
+/// Folder with the files of one run, deleted in the end, with the lock file that Bochs leaves beside a disk when it is killed.
+pub struct Desk(Scratch);
 
 impl Desk {
     /// A new folder.
     pub fn new() -> Result<Self> {
-        static RUNS: AtomicU32 = AtomicU32::new(0);
-        let name = format!("run-{}-{}", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed));
-        let folder = paths::bare().join("machines").join(name);
-        fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
-        Ok(Desk { folder })
+        Scratch::new().map(Desk)
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.0.0
     }
 
     /// Makes the CD that GRUB boots the machine from.
     pub fn cd(&self, grub: &Grub, machine: &Machine) -> Result<PathBuf> {
-        let cd = self.folder.join("boot.iso");
+        let cd = self.folder().join("boot.iso");
         let modules: Vec<&Path> = machine.initrd.iter().map(PathBuf::as_path).collect();
         let menu = Menu {
             kernel: &machine.kernel,
@@ -34,7 +32,7 @@ impl Desk {
             load_only: machine.load_only,
             script: &machine.trouble.commands(machine.memory_mib),
         };
-        grub.cd(&self.folder, &menu, &cd)?;
+        grub.cd(self.folder(), &menu, &cd)?;
         Ok(cd)
     }
 
@@ -45,7 +43,7 @@ impl Desk {
 
     /// Where Bochs logs.
     pub fn log(&self) -> PathBuf {
-        self.folder.join("bochs.log")
+        self.folder().join("bochs.log")
     }
 
     /// Why Bochs ended; nothing when the machine switched itself off.
@@ -56,12 +54,5 @@ impl Desk {
     /// When Bochs ended.
     pub fn ticks(&self) -> Option<u64> {
         pc::ticks(&fs::read_to_string(self.log()).ok()?)
-    }
-}
-
-impl Drop for Desk {
-    fn drop(&mut self) {
-        // Bochs leaves a lock file beside its CD when it is killed; it goes with the folder.
-        let _ = fs::remove_dir_all(&self.folder);
     }
 }

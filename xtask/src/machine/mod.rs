@@ -148,12 +148,16 @@ pub struct Session {
     eye: Option<eye::Eye>,
     /// The console is still the firmware's: it uses all serial ports of a PC.
     firmware: bool,
+    /// When one attempt to boot fails, firmware makes another.
+    tries_again: bool,
 }
 
 /// How long a session may go on after its end was seen, for the rest of its output.
 const AFTERGLOW: Duration = Duration::from_millis(1500);
 /// How long the machine has to switch itself off after a clean end.
 const POWER_OFF: Duration = Duration::from_secs(10);
+/// How long firmware has for its next attempt to boot, after a message that stays for a while.
+const NEXT_ATTEMPT: Duration = Duration::from_secs(40);
 /// How often the stop flag and the deadline are looked at.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -190,6 +194,7 @@ impl Session {
             desk: None,
             eye: None,
             firmware: false,
+            tries_again: false,
         }
     }
 
@@ -258,10 +263,16 @@ impl Session {
                 break Verdict::Timeout(limit.as_secs());
             }
             if evidence.is_over() {
-                let patience = if evidence.ended_badly() { AFTERGLOW } else { POWER_OFF };
+                let patience = match evidence.ended_badly() {
+                    true => AFTERGLOW,
+                    false if self.tries_again && evidence.was_refused() => NEXT_ATTEMPT,
+                    false => POWER_OFF,
+                };
                 if over_since.get_or_insert_with(Instant::now).elapsed() > patience {
                     break Verdict::Died("it did not switch off".into());
                 }
+            } else {
+                over_since = None;
             }
         };
         evidence.verdict(otherwise)

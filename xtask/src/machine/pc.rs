@@ -33,7 +33,7 @@ pub fn ticks(log: &str) -> Option<u64> {
 pub fn start(bochs: &Bochs, grub: &Grub, machine: &Machine) -> Result<Session> {
     let desk = Desk::new()?;
     let media = [Medium { file: desk.cd(grub, machine)?, drive: Drive::Cd }];
-    let bios = desk.folder.join("bios");
+    let bios = desk.folder().join("bios");
     fs::write(&bios, machine.trouble.bios(fs::read(&bochs.bios)?)?)?;
     switch_on(bochs, machine, desk, Some(&bios), &media)
 }
@@ -41,9 +41,10 @@ pub fn start(bochs: &Bochs, grub: &Grub, machine: &Machine) -> Result<Session> {
 /// Makes the media that firmware boots, and switches the machine on.
 pub fn start_chain(bochs: &Bochs, chain: &Chain, machine: &Machine) -> Result<Session> {
     let desk = Desk::new()?;
-    let media = chain.media(machine, &desk.folder)?;
+    let media = chain.media(machine, desk.folder())?;
     let mut session = switch_on(bochs, machine, desk, chain.firmware.as_deref(), &media)?;
     session.firmware = chain.firmware.is_some();
+    session.tries_again = chain.firmware.is_some();
     Ok(session)
 }
 
@@ -76,7 +77,7 @@ fn switch_on(bochs: &Bochs, machine: &Machine, desk: Desk, rom: Option<&Path>, m
     }
     // Bochs connects to these as it starts, so nothing that a port says is lost, and no port number can be taken twice.
     let ports = [listen()?, listen()?];
-    let config = desk.folder.join("bochsrc");
+    let config = desk.folder().join("bochsrc");
     fs::write(
         &config,
         configuration(bochs, machine, &desk, (rom, &drives(media)?), [port(&ports[0])?, port(&ports[1])?]),

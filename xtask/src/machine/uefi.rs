@@ -5,7 +5,9 @@ use super::eye::Eye;
 use super::{Machine, Session, virt};
 use crate::firmware::Chain;
 use crate::setup::qemu::Qemu;
-use anyhow::Result;
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::Path;
 
 /// Switches the machine on.
 pub fn start(qemu: &Qemu, chain: &Chain, machine: &Machine) -> Result<Session> {
@@ -13,16 +15,29 @@ pub fn start(qemu: &Qemu, chain: &Chain, machine: &Machine) -> Result<Session> {
     let mut command = qemu.command();
     // Firmware describes the machine by ACPI or by a device tree, never by both.
     virt::describe(&mut command, machine, if machine.extras.acpi { "" } else { ",acpi=off" });
-    if let Some(firmware) = &chain.firmware {
-        command.arg("-bios").arg(firmware);
+    let firmware = chain.firmware.as_deref().context("this machine has no firmware of its own")?;
+    match &chain.variables {
+        None => {
+            command.arg("-bios").arg(firmware);
+        }
+        Some(variables) => {
+            let file = desk.folder().join("variables.fd");
+            fs::write(&file, variables)?;
+            let flash = |unit: u32, file: &Path, how: &str| {
+                format!("if=pflash,unit={unit},format=raw,file={}{how}", file.display())
+            };
+            command.arg("-drive").arg(flash(0, firmware, ",readonly=on"));
+            command.arg("-drive").arg(flash(1, &file, ""));
+        }
     }
-    for (index, medium) in chain.media(machine, &desk.folder)?.iter().enumerate() {
+    for (index, medium) in chain.media(machine, desk.folder())?.iter().enumerate() {
         let file = medium.file.display();
         command.arg("-drive").arg(format!("if=none,id=disk{index},format=raw,readonly=on,file={file}"));
         command.arg("-device").arg(format!("virtio-blk-device,drive=disk{index},bootindex={index}"));
     }
-    let eye = machine.extras.screen.then(|| Eye::open(&mut command, &desk.folder));
+    let eye = machine.extras.screen.then(|| Eye::open(&mut command, desk.folder()));
     let mut session = virt::spawn(command, |log| log)?;
     (session.desk, session.eye) = (Some(desk), eye);
+    session.tries_again = true;
     Ok(session)
 }

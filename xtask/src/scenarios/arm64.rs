@@ -2,7 +2,7 @@
 
 use super::{End, Flaw, Guest, PLAIN, Scenario};
 use crate::arch::Dialect;
-use crate::firmware::Firmware;
+use crate::firmware::{Firmware, Mistake};
 use crate::machine::Extras;
 
 /// A boot that Postern has to refuse with one clear line.
@@ -335,21 +335,72 @@ pub const ALL: &[Scenario] = &[
         ..REFUSED
     },
     Scenario {
-        name: "uefi-junk-host",
-        proves: "the UEFI application says what is wrong while boot services run",
-        firmware: Firmware::Uefi,
-        guest: Guest::Flawed(Flaw::HostJunk),
-        end: End::Reason("cannot boot: host/kernel is not an arm64 Linux Image"),
+        name: "uefi-mistakes",
+        proves: "the UEFI application says what is wrong with a disk, and firmware goes on to boot the next one",
+        ring: 5,
+        firmware: Firmware::Mistakes(&[
+            Mistake::NoSettings,
+            Mistake::Setting,
+            Mistake::NoHypervisor,
+            Mistake::CutHypervisor,
+            Mistake::OtherHypervisor,
+            Mistake::NoBundle,
+            Mistake::CutBundle,
+            Mistake::JunkHost,
+            Mistake::Memory,
+        ]),
+        memory_mib: 64,
+        host_mib: 128,
+        arguments: "test=functional",
+        log: &[
+            "cannot boot: \\EFI\\POSTERN\\postern.conf is not there",
+            "postern.conf: line 3: there is no setting `colour`",
+            "cannot boot: \\EFI\\POSTERN\\postern is not there",
+            "bytes: copy it again",
+            "cannot boot: \\EFI\\POSTERN\\postern is an ELF program",
+            "cannot boot: \\EFI\\POSTERN\\bundle.cpio is not there",
+            "cannot boot: the initrd is not a complete newc cpio archive",
+            "cannot boot: host/kernel is not an arm64 Linux Image",
+            "cannot boot: too little memory for the bundle",
+            "host: guest ended",
+        ],
+        timeout: 240,
+        ..TINY
+    },
+    Scenario {
+        name: "grub-uefi-next-entry",
+        proves: "after a message GRUB's menu is there again, and its next entry boots",
+        ring: 5,
+        firmware: Firmware::Menu,
+        arguments: "test=functional",
+        log: &[
+            "Booting `First disk'",
+            "line 3: there is no setting `colour`",
+            "Falling back to `Second disk'",
+            "host: guest ended",
+        ],
+        ..TINY
+    },
+    Scenario {
+        name: "grub-uefi-no-el2",
+        proves: "the UEFI application says that firmware runs at EL1, and GRUB goes on",
+        firmware: Firmware::Menu,
+        guest: Guest::Tiny,
+        machine: "virt,gic-version=3",
+        log: &["Falling back to `Second disk'", "Falling back to `Off'"],
+        end: End::Reason("cannot boot: firmware runs at EL1"),
+        timeout: 60,
         ..REFUSED
     },
     Scenario {
-        name: "uefi-no-el2",
-        proves: "the UEFI application says that firmware runs at EL1",
-        firmware: Firmware::Uefi,
-        guest: Guest::Tiny,
-        machine: "virt,gic-version=3",
-        end: End::Reason("cannot boot: firmware runs at EL1"),
-        ..REFUSED
+        name: "uefi-secure-boot",
+        proves: "Secure Boot, and firmware that keeps data from being executed, start the signed application and no other",
+        ring: 5,
+        firmware: Firmware::SecureBoot,
+        arguments: "test=functional",
+        log: &["Access Denied", "postern: UEFI application", "host: guest ended"],
+        never: &["guest: FAIL", "this-was-started"],
+        ..TINY
     },
     Scenario {
         name: "boot-no-el2",

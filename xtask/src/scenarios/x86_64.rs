@@ -3,7 +3,7 @@
 
 use super::{End, Guest, PLAIN, Scenario};
 use crate::arch::Dialect;
-use crate::firmware::{Drive, Firmware, Rom};
+use crate::firmware::{Drive, Firmware, Mistake, Rom};
 use crate::machine::{PC, PC_APICV};
 use crate::trouble::{Tables, Trouble};
 
@@ -164,13 +164,14 @@ pub const ALL: &[Scenario] = &[
         ..TINY
     },
     Scenario {
-        name: "x86-grub-uefi",
-        proves: "the same with GRUB's menu between firmware and application",
+        name: "x86-grub-uefi-linux",
+        proves: "UEFI firmware starts GRUB, GRUB the application, the application Postern, and Debian runs as a TDX guest",
         firmware: Firmware::GrubUefi,
-        arguments: "test=functional",
-        log: &["postern: UEFI application", "host: guest ended"],
-        timeout: 180,
-        ..TINY
+        arguments: "postern.script=work",
+        dialogue: &[],
+        console: &["tdx: Guest detected", "work: done on 1 cpu", "postern-guest: status 0"],
+        log: &["Booting `Postern'", "postern: UEFI application", "host: guest ended: Off"],
+        ..LINUX
     },
     Scenario {
         name: "x86-grub-uefi-multiboot2",
@@ -227,6 +228,7 @@ pub const ALL: &[Scenario] = &[
         // The first GiB has holes, and ACPI's tables are at the end.
         host_mib: 2048,
         at_least: &[("guest: pass soak: ", 1000), ("host: 200 times apart and together, ", 0)],
+        timeout: 300,
         ..TINY
     },
     Scenario {
@@ -377,6 +379,34 @@ pub const ALL: &[Scenario] = &[
         never: &["attack: FAIL", "POSTERN-END"],
         end: End::PowerOff,
         timeout: 60,
+        ..TINY
+    },
+    Scenario {
+        name: "x86-uefi-mistakes",
+        proves: "the UEFI application says what is wrong with Postern's file, and firmware goes on to boot the next disk",
+        ring: 5,
+        firmware: Firmware::Mistakes(&[
+            Mistake::CutHypervisor,
+            Mistake::OtherHypervisor,
+            Mistake::OverlappingHypervisor,
+        ]),
+        host_cpus: 1,
+        arguments: "test=functional",
+        log: &["it is cut short", "it is no 64-bit ELF program", "two segments of it overlap", "host: guest ended"],
+        timeout: 240,
+        ..TINY
+    },
+    Scenario {
+        name: "x86-grub-uefi-no-vmx",
+        proves: "the UEFI application says that the CPU has no VMX, and GRUB goes on",
+        firmware: Firmware::Menu,
+        ring: 5,
+        machine: "ryzen",
+        console: &[],
+        at_least: &[],
+        log: &["Falling back to `Second disk'", "Falling back to `Off'"],
+        end: End::Reason("cannot boot: the CPU has no VMX"),
+        timeout: 180,
         ..TINY
     },
 ];

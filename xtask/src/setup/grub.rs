@@ -19,8 +19,19 @@ const EPOCH: &str = "315532800";
 const FILES_FROM: &str = "1980010100000000";
 
 /// What it needs in UEFI to read a disk, show a menu and start the application.
-const EFI_MODULES: [&str; 10] =
-    ["part_gpt", "part_msdos", "fat", "search", "search_fs_file", "configfile", "normal", "chain", "echo", "test"];
+const EFI_MODULES: [&str; 11] = [
+    "part_gpt",
+    "part_msdos",
+    "fat",
+    "search",
+    "search_fs_file",
+    "configfile",
+    "normal",
+    "chain",
+    "echo",
+    "test",
+    "halt",
+];
 
 /// What GRUB boots from a CD.
 pub struct Menu<'a> {
@@ -124,14 +135,14 @@ impl Grub {
     }
 
     /// Makes GRUB's program for UEFI in `folder`: it finds its menu, `/boot/grub/grub.cfg`, on the volume with Postern's
-    /// settings, and has what a menu needs to start Postern.
+    /// settings, of several on the one it came from, and has what a menu needs to start Postern.
     pub fn efi(&self, folder: &Path, modules: &Path) -> Result<PathBuf> {
         let name = modules.file_name().unwrap_or_default().to_string_lossy();
         let name = name.trim_start_matches("grub-");
         let script = folder.join("grub-efi-early.cfg");
         fs::write(
             &script,
-            "search --no-floppy --set=root --file /EFI/POSTERN/postern.conf\nset prefix=($root)/boot/grub\n\
+            "search --no-floppy --set=root --hint=$root --file /EFI/POSTERN/postern.conf\nset prefix=($root)/boot/grub\n\
              configfile /boot/grub/grub.cfg\n",
         )?;
         let out = folder.join(format!("grub-{name}.efi"));

@@ -13,6 +13,7 @@ mod manifest;
 mod pkvm;
 pub mod private;
 pub mod qemu;
+pub mod signing;
 mod sources;
 pub mod toolchain;
 pub mod uefi;

@@ -1,6 +1,5 @@
-//! What booting through UEFI needs beside the emulator: firmware, GRUB for EFI, a signer.
+//! What booting through UEFI needs beside the emulator: firmware, and GRUB for EFI.
 
-use super::private::Private;
 use super::{Cache, remove};
 use crate::arch::Arch;
 use crate::progress::Step;
@@ -29,9 +28,14 @@ pub fn grub_modules(cache: &Cache, arch: Arch) -> Result<PathBuf> {
     picked(cache, &name, "GRUB for UEFI", package, &format!("usr/lib/grub/{folder}"))
 }
 
-/// The tools that sign programs for Secure Boot.
-pub fn signer(cache: &Cache) -> Result<Private> {
-    Private::find(cache, "sbsigntool", "signing tools", &["sbsigntool"], &[])
+/// arm64 firmware that has Secure Boot, and takes no program with memory that is both written and executed: its code, and
+/// its variables as it has them at first.
+pub fn secure_firmware(cache: &Cache) -> Result<(PathBuf, PathBuf)> {
+    let get = |name: &str, file: &str| {
+        picked(cache, name, "arm64 UEFI firmware", "qemu-efi-aarch64", &format!("usr/share/AAVMF/{file}"))
+    };
+    let code = get("uefi-arm64-secure.fd", "AAVMF_CODE.secboot.strictnx.fd")?;
+    Ok((code, get("uefi-arm64-variables.fd", "AAVMF_VARS.fd")?))
 }
 
 /// One file or folder out of a package.

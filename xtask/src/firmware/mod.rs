@@ -1,9 +1,13 @@
 //! How the emulated machine is booted: directly by the emulator, or through its firmware from a disk.
 
+mod mistake;
+mod secure;
+
 use crate::arch::Arch;
 use crate::image::iso::{self, Bios};
 use crate::image::{self, BUNDLE, Content, DEFAULT_SETTINGS, MENU, POSTERN, SETTINGS};
 use crate::machine::Machine;
+use crate::paths;
 use crate::setup::grub::{self, Grub};
 use crate::setup::{Cache, uefi};
 use anyhow::{Context, Error, Result, anyhow};
@@ -11,6 +15,8 @@ use clap::ValueEnum;
 use loader::config;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+pub use mistake::Mistake;
 
 /// The way a run boots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -28,6 +34,15 @@ pub enum Firmware {
     /// A hybrid image, as `cargo xtask image` makes it.
     #[value(skip)]
     Iso(Rom, Drive),
+    /// UEFI tries a disk with each of these mistakes, then one without.
+    #[value(skip)]
+    Mistakes(&'static [Mistake]),
+    /// GRUB's menu has a disk with a mistake, one without, and an entry that switches the machine off.
+    #[value(skip)]
+    Menu,
+    /// UEFI that starts signed programs only tries one that is not, one that was altered, and one that is.
+    #[value(skip)]
+    SecureBoot,
 }
 
 /// What runs first on a PC.
@@ -62,9 +77,22 @@ pub enum Boot {
 pub struct Chain {
     /// The emulator's firmware, if it is not its own BIOS.
     pub firmware: Option<PathBuf>,
+    /// Its variables as they are at first, if it is to remember any.
+    pub variables: Option<Vec<u8>>,
     programs: Vec<Content>,
-    /// A hybrid image in place of a disk: what makes it, and what it is written to.
-    hybrid: Option<(Grub, Drive)>,
+    media: Media,
+}
+
+/// What there is besides or in place of one disk with everything in order.
+#[derive(Clone, Debug)]
+enum Media {
+    Disk,
+    Hybrid(Grub, Drive),
+    Mistakes(&'static [Mistake]),
+    /// With the programs of the disk without a mistake.
+    Menu(Vec<Content>),
+    /// With the programs that are not to start.
+    SecureBoot([Content; 2]),
 }
 
 /// What the machine finds in a drive.
@@ -106,25 +134,28 @@ impl Firmware {
 
     /// Gets and builds the chain; none for what the emulator can do without.
     pub fn prepare(self, arch: Arch) -> Result<Option<Chain>> {
-        let (boot, entry) = match self {
+        let folder = paths::bare();
+        let programs = |boot| image::programs(arch, boot, None, &folder);
+        let with_menu = |menu: String| {
+            let mut programs = programs(Boot::GrubUefi)?;
+            programs.push((MENU.into(), menu.into()));
+            anyhow::Ok(programs)
+        };
+        let (programs, media) = match self {
             Firmware::Direct | Firmware::GrubBios => return Ok(None),
-            Firmware::Uefi | Firmware::Iso(..) => (Boot::Uefi, 0),
-            Firmware::GrubUefi => (Boot::GrubUefi, 0),
-            Firmware::GrubUefiMultiboot2 => (Boot::GrubUefi, 1),
+            Firmware::Uefi => (programs(Boot::Uefi)?, Media::Disk),
+            Firmware::GrubUefi => (with_menu(image::menu(arch, 0))?, Media::Disk),
+            Firmware::GrubUefiMultiboot2 => (with_menu(image::menu(arch, 1))?, Media::Disk),
+            Firmware::Iso(_, drive) => (programs(Boot::Uefi)?, Media::Hybrid(grub::find(&Cache::open()?)?, drive)),
+            Firmware::Mistakes(list) => (programs(Boot::Uefi)?, Media::Mistakes(list)),
+            Firmware::Menu => (with_menu(mistake::menu(arch))?, Media::Menu(programs(Boot::Uefi)?)),
+            Firmware::SecureBoot => return secure::prepare(arch).map(Some),
         };
         let firmware = match self {
             Firmware::Iso(Rom::Bios, _) => None,
             _ => Some(uefi::firmware(&Cache::open()?, arch)?),
         };
-        let hybrid = match self {
-            Firmware::Iso(_, drive) => Some((grub::find(&Cache::open()?)?, drive)),
-            _ => None,
-        };
-        let mut programs = image::programs(arch, boot, None)?;
-        if boot == Boot::GrubUefi {
-            programs.push((MENU.into(), image::menu(arch, entry).into()));
-        }
-        Ok(Some(Chain { firmware, programs, hybrid }))
+        Ok(Some(Chain { firmware, variables: None, programs, media }))
     }
 }
 
@@ -132,21 +163,35 @@ impl Chain {
     /// Makes the media of one run in `folder`, in the order in which firmware tries them.
     pub fn media(&self, machine: &Machine, folder: &Path) -> Result<Vec<Medium>> {
         let contents = self.contents(machine)?;
-        let (file, drive) = match &self.hybrid {
-            Some((grub, drive)) => {
+        let mut disks = Vec::new();
+        match &self.media {
+            Media::Disk => {}
+            Media::Hybrid(grub, drive) => {
                 let file = folder.join("boot.iso");
                 let settings = config::parse(DEFAULT_SETTINGS.as_bytes()).map_err(|error| anyhow!("{error}"))?;
                 let bios = Bios::of(&settings).map_err(Error::msg)?;
                 iso::make(grub, folder, &contents, Some(&bios), &file)?;
-                (file, *drive)
+                return Ok(vec![Medium { file, drive: *drive }]);
             }
-            None => {
-                let file = folder.join("boot.img");
-                fs::write(&file, image::disk(&contents)?).context("the disk of this run cannot be written")?;
-                (file, Drive::Disk)
+            Media::Mistakes(list) => disks.extend(list.iter().map(|mistake| mistake.made(&contents))),
+            Media::Menu(programs) => {
+                disks.push(Mistake::Setting.made(&contents));
+                disks.push(mistake::second(&contents, programs));
             }
-        };
-        Ok(vec![Medium { file, drive }])
+            Media::SecureBoot(programs) => {
+                disks.extend(programs.iter().map(|program| secure::disk(&contents, program)));
+            }
+        }
+        if !matches!(self.media, Media::Menu(_)) {
+            disks.push(contents);
+        }
+        let mut media = Vec::new();
+        for (index, contents) in disks.iter().enumerate() {
+            let file = folder.join(format!("boot{index}.img"));
+            fs::write(&file, image::disk(contents)?).context("a disk of this run cannot be written")?;
+            media.push(Medium { file, drive: Drive::Disk });
+        }
+        Ok(media)
     }
 
     /// Files of the volume with everything in order.
