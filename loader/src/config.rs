@@ -7,7 +7,7 @@
 //! | name | value |
 //! |---|---|
 //! | `hypervisor` | Postern's own image |
-//! | `bundle` | a bundle made by `cargo xtask build` |
+//! | `bundle` | a bundle, as `cargo xtask image` makes one |
 //! | `host-kernel`, `host-initrd`, `guest-kernel`, `guest-initrd` | files that come before those of the bundle |
 //! | `host-cmdline`, `guest-cmdline` | command lines, as they are |
 //! | `device-tree` | the board's device tree, in place of the firmware's (arm64) |

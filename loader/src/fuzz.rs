@@ -61,7 +61,9 @@ pub fn received(data: &[u8]) {
     let mut machine = Machine { hand_off: Some(AT), ..Machine::default() };
     machine.memory.push(AT..AT + data.len() as u64);
     let read = |range: &crate::Bytes| data.get((range.start - AT) as usize..(range.end - AT) as usize);
-    let taken = received::receive(&mut machine, &[AT + 4096..AT + 8192], &read).expect("there is a record").is_ok();
+    let taken = received::receive(&mut machine, core::slice::from_ref(&(AT + 4096..AT + 8192)), &read)
+        .expect("there is a record")
+        .is_ok();
     assert!(taken == machine.hand_off.is_some() && taken == machine.reserved.iter().any(|kept| kept.contains(&AT)));
     assert!(machine.reserved.iter().all(|kept| AT <= kept.start && kept.end <= AT + data.len() as u64));
     if let Some(screen) = &machine.screen {

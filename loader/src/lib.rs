@@ -102,7 +102,7 @@ impl fmt::Display for BootError {
             Self::Node(what) => write!(f, "the device tree has no usable {what}"),
             Self::TooMany(what) => write!(f, "the machine has more {what} than this build of Postern can manage"),
             Self::Overlap(what) => write!(f, "{what} overlap in memory: check the addresses the boot loader uses"),
-            Self::NoBundle => write!(f, "no initrd: pass the bundle that `cargo xtask build` makes as initrd"),
+            Self::NoBundle => write!(f, "no initrd: pass a bundle (docs/boot.md) as initrd"),
             Self::Bundle => write!(f, "the initrd is not a complete newc cpio archive: rebuild the bundle"),
             Self::File(name) => write!(f, "the bundle has no {name}"),
             Self::Image(name) => write!(f, "{name} is not an arm64 Linux Image, or it is cut short"),

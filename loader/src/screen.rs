@@ -98,10 +98,11 @@ mod tests {
         assert_eq!(layout.order, Order::Bgr);
         assert_eq!(Layout::of_record(&EMPTY), None);
         let mut machine = Machine::default();
-        assert!(layout.fits(&machine, &[0..0x8000, 0x9000..0xa000]) && !layout.fits(&machine, &[0..0x8001]));
+        let one = core::slice::from_ref;
+        assert!(layout.fits(&machine, &[0..0x8000, 0x9000..0xa000]) && !layout.fits(&machine, one(&(0..0x8001))));
         machine.memory.push(0x1000..0x8800);
         assert!(!layout.fits(&machine, &[]));
         machine.reserved.push(0x8000..0x9000);
-        assert!(layout.fits(&machine, &[]) && !layout.fits(&machine, &[0x8fff..0x9000]));
+        assert!(layout.fits(&machine, &[]) && !layout.fits(&machine, one(&(0x8fff..0x9000))));
     }
 }

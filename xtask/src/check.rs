@@ -95,7 +95,10 @@ pub fn doubt(dialect: Dialect, kernel: &Path) -> Option<String> {
 pub fn log(log: Option<&Path>) -> Result<()> {
     let Some(file) = log else { return Ok(()) };
     let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if file.is_dir() || !folder.is_dir() {
+    if file.is_dir() {
+        bail!("--log {} is a folder: name a file", file.display());
+    }
+    if !folder.is_dir() {
         bail!("--log {}: there is no such folder", file.display());
     }
     Ok(())

@@ -72,7 +72,7 @@ impl Image {
         let image = image::parse(&header[..known], "").ok().zip(image::own_size(&header[..known]));
         let Some((image, own_size)) = image.filter(|(image, _)| image.text_offset == 0) else {
             let what = if header.starts_with(b"\x7fELF") { "an ELF program" } else { "no arm64 Image of Postern" };
-            return Err(format!("{path} is {what}: take the file `postern` of an arm64 build"));
+            return Err(format!("{path} is {what}: take the file `postern.bin` of an arm64 build"));
         };
         if (file.size as u64).next_multiple_of(64) < own_size || image.size < file.size as u64 {
             return Err(format!("{path} has {} of {own_size} bytes: copy it again", file.size));
