@@ -144,8 +144,8 @@ impl Firmware {
         let (programs, media) = match self {
             Firmware::Direct | Firmware::GrubBios => return Ok(None),
             Firmware::Uefi => (programs(Boot::Uefi)?, Media::Disk),
-            Firmware::GrubUefi => (with_menu(image::menu(arch, 0))?, Media::Disk),
-            Firmware::GrubUefiMultiboot2 => (with_menu(image::menu(arch, 1))?, Media::Disk),
+            Firmware::GrubUefi => (with_menu(image::default_menu(arch, 0))?, Media::Disk),
+            Firmware::GrubUefiMultiboot2 => (with_menu(image::default_menu(arch, 1))?, Media::Disk),
             Firmware::Iso(_, drive) => (programs(Boot::Uefi)?, Media::Hybrid(grub::find(&Cache::open()?)?, drive)),
             Firmware::Mistakes(list) => (programs(Boot::Uefi)?, Media::Mistakes(list)),
             Firmware::Menu => (with_menu(mistake::menu(arch))?, Media::Menu(programs(Boot::Uefi)?)),

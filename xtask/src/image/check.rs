@@ -1,7 +1,7 @@
 //! What holds of every image: it can be made again, to the last bit, and nothing in it is both written and executed.
 
 use super::iso::{self, Bios};
-use super::{BUNDLE, Content, DEFAULT_SETTINGS, MENU, POSTERN, SETTINGS, disk, menu, programs};
+use super::{BUNDLE, Content, DEFAULT_SETTINGS, MENU, POSTERN, SETTINGS, default_menu, disk, programs};
 use crate::arch::Arch;
 use crate::build;
 use crate::bundle::Bundle;
@@ -62,7 +62,7 @@ fn make_all(arch: Arch) -> Result<Vec<Made>> {
     for (boot, name) in [(Boot::Uefi, "disk"), (Boot::GrubUefi, "disk with GRUB")] {
         let mut contents = programs(arch, boot, None, &folder.0)?;
         contents.iter().filter(|(path, _)| boot == Boot::Uefi || path.contains("POSTERN")).try_for_each(application)?;
-        contents.push((MENU.into(), menu(arch, 0).into()));
+        contents.push((MENU.into(), default_menu(arch, 0).into()));
         contents.push((POSTERN.into(), fs::read(&images.postern)?));
         contents.push((BUNDLE.into(), fs::read(&bundle)?));
         contents.push((SETTINGS.into(), DEFAULT_SETTINGS.into()));

@@ -16,8 +16,8 @@ const VOLUME: &str = "/boot/postern/volume.img";
 
 /// What GRUB boots from the BIOS: paths on the volume.
 pub struct Bios {
-    hypervisor: String,
-    bundle: String,
+    pub(super) hypervisor: String,
+    pub(super) bundle: String,
 }
 
 impl Bios {

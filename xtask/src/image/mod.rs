@@ -97,10 +97,10 @@ pub fn run(options: &Options) -> Result<()> {
         let file = beside.map_or_else(|| built(options.arch, &path), Ok)?;
         contents.push((path, fs::read(&file).with_context(|| format!("{} cannot be read", file.display()))?));
     }
-    contents.push((SETTINGS.into(), settings));
     if options.boot == Boot::GrubUefi {
-        contents.push((MENU.into(), menu(options.arch, 0).into()));
+        contents.push((MENU.into(), menu(options.arch, &parsed, 0).into()));
     }
+    contents.push((SETTINGS.into(), settings));
     match format {
         Format::Disk => fs::write(&options.out, disk(&contents)?)
             .with_context(|| format!("{} cannot be written", options.out.display())),
@@ -183,17 +183,23 @@ pub fn programs(arch: Arch, boot: Boot, sign: Option<(&Path, &Path)>, folder: &P
     programs.into_iter().map(read).collect()
 }
 
-/// The menu of an image with GRUB; `default` is the entry that boots by itself.
-pub fn menu(arch: Arch, default: usize) -> String {
+/// The menu of an image with GRUB and these settings; `default` is the entry that boots by itself. Without the application
+/// nothing is measured and the settings are not read, so the second entry is there only where they ask for no more than that.
+pub fn menu(arch: Arch, settings: &config::Config<'_>, default: usize) -> String {
     let application = format!("menuentry \"Postern\" {{ chainloader {APPLICATION} }}\n");
-    let multiboot = match arch {
-        Arch::Aarch64 => String::new(),
-        // Without the application nothing is measured, and the settings are not read.
-        Arch::X86_64 => {
-            format!("menuentry \"Postern by Multiboot2\" {{ multiboot2 {POSTERN}; module2 {BUNDLE} }}\n")
+    let multiboot = match (arch, iso::Bios::of(settings)) {
+        (Arch::X86_64, Ok(iso::Bios { hypervisor, bundle })) => {
+            format!("menuentry \"Postern by Multiboot2\" {{ multiboot2 {hypervisor}; module2 {bundle} }}\n")
         }
+        _ => String::new(),
     };
     format!("set default={default}\nset timeout=1\n{application}{multiboot}")
+}
+
+/// The menu of an image with the default settings.
+pub fn default_menu(arch: Arch, default: usize) -> String {
+    let settings = config::parse(DEFAULT_SETTINGS.as_bytes()).expect("a test has parsed them");
+    menu(arch, &settings, default)
 }
 
 #[cfg(test)]
@@ -205,5 +211,15 @@ mod tests {
         let parsed = config::parse(DEFAULT_SETTINGS.as_bytes()).unwrap();
         assert_eq!(parsed.bundle, Some(BUNDLE));
         assert_eq!(config::HYPERVISOR.replace('\\', "/"), POSTERN);
+    }
+
+    #[test]
+    fn the_menu_offers_only_what_the_settings_allow() {
+        let of = |text: &str| menu(Arch::X86_64, &config::parse(text.as_bytes()).unwrap(), 0);
+        assert!(of("hypervisor = /p\nbundle = /b").contains("multiboot2 /p; module2 /b }"));
+        assert!(!of("bundle = /b\ntpm = required").contains("multiboot2"), "nothing is measured there");
+        assert!(!of("host-kernel = /k").contains("multiboot2"), "there is no bundle");
+        assert!(default_menu(Arch::X86_64, 1).contains("default=1") && default_menu(Arch::X86_64, 1).contains(BUNDLE));
+        assert!(!default_menu(Arch::Aarch64, 0).contains("multiboot2"));
     }
 }
