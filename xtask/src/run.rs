@@ -180,6 +180,10 @@ impl Options {
         if self.accel == Accel::Kvm && (self.arch != Arch::X86_64 || firmware != Firmware::GrubBios) {
             return Err("--accel kvm is for --arch x86_64 with --firmware grub-bios".into());
         }
+        let most = crate::machine::BOCHS_MEMORY_MAX_MIB - HOST_MIB;
+        if self.arch == Arch::X86_64 && self.accel != Accel::Kvm && self.memory / MIB > most {
+            return Err(format!("--memory is at most {most}M for a guest in Bochs"));
+        }
         Ok((dialect, firmware))
     }
 }

@@ -26,6 +26,8 @@ use std::time::{Duration, Instant};
 /// The arm64 machine that Postern is made for: EL2 and a GICv3.
 pub const VIRT: &str = "virt,virtualization=on,gic-version=3";
 
+pub use pc::BOCHS_MEMORY_MAX_MIB;
+
 /// The x86-64 machine that Postern is made for: VMX and EPT.
 pub const PC: &str = crate::setup::bochs::MODEL;
 /// One whose CPUs deliver interrupts to guests themselves, besides.

@@ -15,7 +15,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 /// Memory that a machine may have, in MiB: what is below PCI's devices.
-pub const MEMORY_MAX_MIB: u64 = 3072;
+pub const BOCHS_MEMORY_MAX_MIB: u64 = 3072;
 /// As much of it Bochs 3.0 keeps in memory of its own, in MiB; if the machine touches more, some of it goes into a file.
 const MEMORY_KEPT_MIB: u64 = 2048;
 /// How long Bochs may take until it has connected its serial ports.
@@ -72,8 +72,11 @@ fn drives(media: &[Medium]) -> Result<String> {
 /// Starts Bochs with a ROM, its BIOS unless there is another, and something to boot from.
 fn switch_on(bochs: &Bochs, machine: &Machine, desk: Desk, rom: Option<&Path>, media: &[Medium]) -> Result<Session> {
     let rom = rom.unwrap_or(&bochs.bios);
-    if machine.memory_mib > MEMORY_MAX_MIB {
-        bail!("a machine in Bochs has at most {MEMORY_MAX_MIB} MiB of memory, and this takes {}", machine.memory_mib);
+    if machine.memory_mib > BOCHS_MEMORY_MAX_MIB {
+        bail!(
+            "a machine in Bochs has at most {BOCHS_MEMORY_MAX_MIB} MiB of memory, and this takes {}",
+            machine.memory_mib
+        );
     }
     // Bochs connects to these as it starts, so nothing that a port says is lost, and no port number can be taken twice.
     let ports = [listen()?, listen()?];
