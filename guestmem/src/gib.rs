@@ -6,7 +6,7 @@
 
 use crate::database::{Span, counter};
 use crate::lock::{self, Rank};
-use crate::record::is_whole_host;
+use crate::record::{self, is_whole_host};
 use crate::sync::{AtomicU64, Ordering, Word};
 use crate::table::{BLOCK_LEVEL, GIB_LEVEL, Slot};
 use crate::{Attrs, BLOCK_FRAMES, Core, Machine, Pfn, Refusal, Space, TableFormat};
@@ -124,10 +124,19 @@ impl<M: Machine> Core<M> {
         let Some(gib) = self.gib(first) else { return true };
         let state = lock::acquire(gib.word, LOCK, Rank::Gib);
         let entry = self.slot(self.host_root(), first.get(), GIB_LEVEL).map_or(0, |slot| slot.load(Ordering::Acquire));
+        // A block that somebody works on is counted before its summary says so.
+        let (mut apart, mut moving) = (0, 0);
+        for summary in gib.blocks.iter().map(|summary| summary.load(Ordering::Relaxed)) {
+            if summary & record::LOCK != 0 {
+                moving += 1;
+            } else if !is_whole_host(summary) {
+                apart += 1;
+            }
+        }
         lock::release(gib.word, state, LOCK, Rank::Gib);
-        let apart = gib.blocks_apart();
-        let expected = if apart == 0 { Self::gib_leaf(first) } else { M::Format::table(state & TABLE) };
-        state & COUNT == apart * ONE && entry == expected
+        let count = (state & COUNT) / ONE;
+        let expected = if count == 0 { Self::gib_leaf(first) } else { M::Format::table(state & TABLE) };
+        (apart..=apart + moving).contains(&count) && entry == expected
     }
 
     fn gib_leaf(first: Pfn) -> u64 {

@@ -62,6 +62,7 @@ pub fn received(data: &[u8]) {
     machine.memory.push(AT..AT + data.len() as u64);
     let read = |range: &crate::Bytes| data.get((range.start - AT) as usize..(range.end - AT) as usize);
     let taken = received::receive(&mut machine, core::slice::from_ref(&(AT + 4096..AT + 8192)), &read)
+        .0
         .expect("there is a record")
         .is_ok();
     assert!(taken == machine.hand_off.is_some() && taken == machine.reserved.iter().any(|kept| kept.contains(&AT)));

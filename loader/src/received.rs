@@ -21,8 +21,8 @@ pub struct Received {
     pub measurements: usize,
 }
 
-/// Where the seed of the record at `address` is. Postern has no use for it, and nobody else is to know it.
-pub fn seed(address: u64) -> Bytes {
+/// Where the seed of the record at `address` is.
+fn seed(address: u64) -> Bytes {
     let start = address + core::mem::offset_of!(HandOff, seed) as u64;
     start..start + size_of::<[u8; 64]>() as u64
 }
@@ -30,17 +30,21 @@ pub fn seed(address: u64) -> Bytes {
 /// Reads the record that `machine` names, and has the machine keep the memory of record and measurements; `apart` is what
 /// they must not touch, `memory` gives the bytes of a range where it can. `None` when there is no record. A bad one is
 /// forgotten: the host is not told of it either.
+///
+/// The second result is where the record's seed is, whatever else is wrong with the record: Postern has no use for it, and
+/// nobody else is to know it, so the caller wipes it.
 pub fn receive<'a>(
     machine: &mut Machine,
     apart: &[Bytes],
     memory: &dyn Fn(&Bytes) -> Option<&'a [u8]>,
-) -> Option<Result<Received, BootError>> {
-    let at = machine.hand_off?;
-    let received = read(machine, at, apart, memory);
+) -> (Option<Result<Received, BootError>>, Option<Bytes>) {
+    let Some(at) = machine.hand_off else { return (None, None) };
+    let mut seed = None;
+    let received = read(machine, at, apart, memory, &mut seed);
     if received.is_err() {
         machine.hand_off = None;
     }
-    Some(received)
+    (Some(received), seed)
 }
 
 fn read<'a>(
@@ -48,6 +52,7 @@ fn read<'a>(
     at: u64,
     apart: &[Bytes],
     memory: &dyn Fn(&Bytes) -> Option<&'a [u8]>,
+    secret: &mut Option<Bytes>,
 ) -> Result<Received, BootError> {
     let own = |range: &Bytes| {
         let known = machine.memory.iter().chain(&machine.reserved);
@@ -55,11 +60,12 @@ fn read<'a>(
         (is_memory && !apart.iter().any(|other| overlap(other, range))).then(|| memory(range)).flatten()
     };
     let range = |size: usize| Some(at..at.checked_add(size as u64)?);
-    if !at.is_multiple_of(8) {
+    if at == 0 || !at.is_multiple_of(8) {
         return Err(MISPLACED);
     }
     // As many bytes of the record as there must be say how many there are.
     let least = range(SIZE_MIN).and_then(|range| own(&range)).ok_or(MISPLACED)?;
+    *secret = Some(seed(at));
     let size = u32::from_le_bytes([least[12], least[13], least[14], least[15]]) as usize;
     let whole = range(size.clamp(SIZE_MIN, handoff::SIZE)).ok_or(MISPLACED)?;
     let mut record = handoff::parse(own(&whole).ok_or(MISPLACED)?)?;
@@ -110,7 +116,7 @@ mod tests {
     }
 
     fn receive_in(machine: &mut Machine, memory: &[u8], apart: &[Bytes]) -> Option<Result<Received, BootError>> {
-        receive(machine, apart, &|range| memory.get(range.start as usize..range.end as usize))
+        receive(machine, apart, &|range| memory.get(range.start as usize..range.end as usize)).0
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Picture memory as a boot loader describes it.
 
-use crate::{Bytes, Machine, overlap};
+use crate::machine::RANGES_MAX;
+use crate::{Bytes, Machine, layout, overlap};
 use abi::handoff::{HandOff, pixel};
 
 /// Most picture elements in a line, and lines.
@@ -57,6 +58,21 @@ impl Layout {
         let apart = machine.memory.iter().filter(|_| !kept).chain(apart);
         apart.into_iter().all(|other| !overlap(other, &self.memory))
     }
+
+    /// Has the machine's memory end where the picture is, if firmware keeps that in RAM: it is a device from here on, to
+    /// Postern, to the frame database and to the host. As RAM it would be the host's to give away, and Postern would wipe
+    /// what it has mapped as a device. False, with nothing changed, when the memory would be in too many pieces.
+    pub fn take_from_memory(&self, machine: &mut Machine) -> bool {
+        if !machine.memory.iter().any(|range| overlap(range, &self.memory)) {
+            return true;
+        }
+        let rest = layout::without(&machine.memory, core::slice::from_ref(&self.memory));
+        if rest.len() > RANGES_MAX {
+            return false;
+        }
+        machine.memory = rest.into_iter().collect();
+        true
+    }
 }
 
 #[cfg(test)]
@@ -104,5 +120,11 @@ mod tests {
         assert!(!layout.fits(&machine, &[]));
         machine.reserved.push(0x8000..0x9000);
         assert!(layout.fits(&machine, &[]) && !layout.fits(&machine, one(&(0x8fff..0x9000))));
+        assert!(layout.take_from_memory(&mut machine));
+        assert_eq!(machine.memory.as_slice(), one(&(0x1000..0x8000)), "the host cannot give it away as RAM");
+        machine.memory = (0..RANGES_MAX as u64).map(|n| n * 0x10000..n * 0x10000 + 0xf000).collect();
+        let before = machine.memory.clone();
+        assert!(!layout.take_from_memory(&mut machine), "too many pieces");
+        assert_eq!(machine.memory, before);
     }
 }

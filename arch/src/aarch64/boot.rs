@@ -8,8 +8,9 @@ use super::world::HOST_FP_SIZE;
 use super::{cache, features, fwcfg, gic, host, percpu, stage2, timer, vectors};
 use crate::screen::Screen;
 use crate::{BootInfo, console};
+use arrayvec::ArrayVec;
 use core::sync::atomic::{AtomicU64, Ordering};
-use loader::machine::{CPUS_MAX, Machine};
+use loader::machine::{CPUS_MAX, Machine, RANGES_MAX};
 use loader::received::{self, Received};
 use loader::{BootError, Bytes, layout};
 
@@ -76,12 +77,6 @@ fn prepare(tree: u64, entered_at: u64) -> Result<BootInfo, BootError> {
     let memory = own_memory(&machine, &taken)?;
     let (regime, rest) = turn_mmu_on(&machine, memory.clone())?;
     console::enable_locking();
-    if let Some(at) = machine.hand_off {
-        let seed = received::seed(at);
-        // SAFETY: RAM, which the translation just made covers, that the record has told apart from all that is in use.
-        unsafe { core::ptr::write_bytes(seed.start as *mut u8, 0, (seed.end - seed.start) as usize) };
-        cache::clean_invalidate(seed.start, seed.end);
-    }
     REGIME[0].store(regime.ttbr0, Ordering::Relaxed);
     REGIME[1].store(regime.tcr, Ordering::Relaxed);
     for (slot, affinity) in AFFINITY.iter().zip(&machine.cpus) {
@@ -102,7 +97,9 @@ fn prepare(tree: u64, entered_at: u64) -> Result<BootInfo, BootError> {
 fn screen(machine: &mut Machine, image: &Bytes, tree: &Bytes) -> Option<Screen> {
     let bundle = machine.initrd.clone().unwrap_or_default();
     let layout = machine.screen.take().filter(|layout| {
-        layout.memory.end <= 1 << 40 && layout.fits(machine, &[image.clone(), tree.clone(), bundle])
+        let mut apart: ArrayVec<Bytes, { 4 + 2 * RANGES_MAX }> = [image.clone(), tree.clone(), bundle].into_iter().collect();
+        apart.extend(machine.uart.iter().chain([&machine.distributor]).chain(&machine.redistributors).cloned());
+        layout.memory.end <= 1 << 40 && layout.fits(machine, &apart) && layout.take_from_memory(machine)
     })?;
     // SAFETY: picture memory by the record, apart from all else. The MMU is off, and later maps it as a device.
     let screen = unsafe { Screen::new(&layout, layout.memory.start as *mut u32) };
@@ -113,10 +110,20 @@ fn screen(machine: &mut Machine, image: &Bytes, tree: &Bytes) -> Option<Screen> 
 /// What the UEFI application has left, if it was here.
 fn read_record(machine: &mut Machine, image: &Bytes, tree: &Bytes) -> Option<Result<Received, BootError>> {
     let bundle = machine.initrd.clone().unwrap_or_default();
-    received::receive(machine, &[image.clone(), tree.clone(), bundle], &|range| {
-        // SAFETY: memory by the device tree; the application has cleaned it, and nothing writes it but Postern later.
+    let (record, seed) = received::receive(machine, &[image.clone(), tree.clone(), bundle], &|range| {
+        // SAFETY: memory by the device tree; the application has cleaned it, and nothing writes it but Postern below.
         Some(unsafe { core::slice::from_raw_parts(range.start as *const u8, (range.end - range.start) as usize) })
-    })
+    });
+    if let Some(seed) = seed {
+        // The MMU is off: what caches hold of it must neither come over the zeroes later nor be read instead.
+        cache::clean_invalidate(seed.start, seed.end);
+        for word in seed.clone().step_by(8) {
+            // SAFETY: as above, at a multiple of eight bytes, apart from all that is in use.
+            unsafe { (word as *mut u64).write_volatile(0) };
+        }
+        cache::clean_invalidate(seed.start, seed.end);
+    }
+    record
 }
 
 fn read_tree(tree: u64) -> Result<&'static [u8], BootError> {

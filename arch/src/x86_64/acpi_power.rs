@@ -40,6 +40,8 @@ pub struct Power {
     pub reset: Option<(u16, u8)>,
     /// There is a reset register, and it is no port.
     pub hidden_reset: bool,
+    /// There is a register that suspends the machine, and it is no port.
+    pub hidden_suspend: bool,
 }
 
 /// What a write of a byte asks for.
@@ -105,6 +107,7 @@ impl Power {
                 power.add(Register { port, wide: true, off: off.map(|types| types[which]) });
             }
         }
+        power.hidden_suspend = [172, 184, 244].into_iter().any(|at| generic(at) == Some(None));
         if let Some(port) = generic(244).flatten() {
             power.add(Register { port, wide: false, off: off.map(|types| types[0]) });
         }
@@ -281,7 +284,11 @@ mod tests {
             fadt[116] = space;
             fadt[120..124].copy_from_slice(&address.to_le_bytes());
             let power = Power::parse(&fadt, CODE);
-            assert_eq!((power.reset, power.hidden_reset), (None, true));
+            assert_eq!((power.reset, power.hidden_reset, power.hidden_suspend), (None, true, false));
+            let mut sleep = self::fadt(276);
+            sleep[244] = space;
+            sleep[248..252].copy_from_slice(&address.to_le_bytes());
+            assert!(Power::parse(&sleep, CODE).hidden_suspend);
         }
         let mut none = fadt(276);
         none[113] = 0;

@@ -27,7 +27,7 @@ const TIMER_INITIAL_COUNT: u32 = 0x38;
 /// Of the command register in xAPIC mode: the last one has not left yet.
 const PENDING: u32 = 1 << 12;
 /// How often that is looked at. A command leaves within microseconds.
-const LOOKS: u32 = 100_000;
+const LOOKS: u32 = 4096;
 /// The highest identifier that xAPIC mode can name.
 const MAPPED_ID_MAX: u64 = 254;
 

@@ -85,7 +85,9 @@ fn prepare(magic: u64, info: u64, entered_at: u64) -> Result<BootInfo, BootError
 fn screen(machine: &mut Machine, image: &Bytes, information: &Bytes) -> Option<Screen> {
     let bundle = machine.initrd.clone().unwrap_or_default();
     let layout = machine.screen.take().filter(|layout| {
-        layout.memory.end <= LOW.end && layout.fits(machine, &[image.clone(), information.clone(), bundle])
+        layout.memory.end <= LOW.end
+            && layout.fits(machine, &[image.clone(), information.clone(), bundle, WINDOW])
+            && layout.take_from_memory(machine)
     })?;
     // SAFETY: picture memory by the boot loader, apart from all else. Mapped as a device later.
     let screen = unsafe { Screen::new(&layout, layout.memory.start as *mut u32) };
@@ -96,15 +98,14 @@ fn screen(machine: &mut Machine, image: &Bytes, information: &Bytes) -> Option<S
 /// What the UEFI application has left, if it was here. Only while boot's page tables are in use.
 fn read_record(machine: &mut Machine, image: &Bytes, information: &Bytes) -> Option<Result<Received, BootError>> {
     let bundle = machine.initrd.clone().unwrap_or_default();
-    let record = received::receive(machine, &[image.clone(), information.clone(), bundle], &|range| {
+    let (record, seed) = received::receive(machine, &[image.clone(), information.clone(), bundle], &|range| {
         // SAFETY: memory by the boot loader's map, which boot's tables map; nothing writes it but Postern below.
         let bytes = || unsafe {
             core::slice::from_raw_parts(range.start as *const u8, (range.end - range.start) as usize)
         };
         (range.end <= LOW.end).then(bytes)
     });
-    if let Some(at) = machine.hand_off {
-        let seed = received::seed(at);
+    if let Some(seed) = seed {
         // SAFETY: as above; the record has told it apart from all that is in use.
         unsafe { core::ptr::write_bytes(seed.start as *mut u8, 0, (seed.end - seed.start) as usize) };
     }
@@ -140,6 +141,9 @@ fn find_cpus(machine: &mut Machine) -> Result<Option<u16>, BootError> {
     let power = acpi::power(root);
     if power.hidden_reset {
         console::write_line(format_args!("postern: ACPI's reset register is no port: the host can use it at any time"));
+    }
+    if power.hidden_suspend {
+        console::write_line(format_args!("postern: ACPI's suspend register is no port: the host can suspend the machine"));
     }
     power::set_acpi(power);
     Ok(pm_timer)

@@ -129,7 +129,7 @@ mod tests {
     /// Registers at 0x404 and 0x1004, a reset at 0x2000.
     fn acpi() -> Power {
         let registers = [0x404, 0x1004].map(|port| Register { port, wide: true, off: Some(5) });
-        Power { registers: registers.into_iter().collect(), reset: Some((0x2000, 0x55)), hidden_reset: false }
+        Power { registers: registers.into_iter().collect(), reset: Some((0x2000, 0x55)), ..Power::default() }
     }
 
     #[test]

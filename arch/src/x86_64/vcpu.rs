@@ -303,16 +303,21 @@ impl Vcpu {
     /// sends an interrupt or an NMI afterwards, and both end the next entry.
     pub fn enter<C: QuickCalls>(&mut self, vm: &Vm, calls: &C) -> Exit {
         let (space, rate) = (tlb::index(Space::Guest(vm.config.owner)), world::cpu().timer_rate);
-        let mut quiet = false;
+        let (mut quiet, mut end, mut first) = (false, 0, true);
         while !self.dead {
             let now = vm.now();
             // Where there was nothing to deliver, a CPUID or a TDCALL has not changed that: what others send meanwhile comes
             // with an NMI, and the guest's own timer with an exit of its own.
             let unchanged = matches!(self.reason, vmx::reason::CPUID | vmx::reason::EXCEPTION_OR_NMI);
-            if !(quiet && unchanged && self.queued.is_none()) {
+            if !(quiet && unchanged && self.queued.is_none() && now < end) {
                 quiet = self.deliver(vm, now);
+                end = self.apic.deadline().map_or(self.slice, |deadline| deadline.min(self.slice));
+                // The preemption timer may count too slowly to see a guest that leaves all the time.
+                if now >= self.slice && !first {
+                    return Exit::Interrupt;
+                }
+                first = false;
             }
-            let end = self.apic.deadline().map_or(self.slice, |deadline| deadline.min(self.slice));
             let ticks = exits::preemption_timer(end, now, rate);
             vmx::write(field::PREEMPTION_TIMER, ticks.into());
             // The reason only: the rest of a guest's exit is not for the host that reads the counters.
