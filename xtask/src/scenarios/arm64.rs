@@ -327,7 +327,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "boot-little-memory",
         proves: "too little memory for the guest ends in a reason, not in a hang",
-        memory_mib: 160,
+        memory_mib: 120,
         host_mib: 0,
         config: &[("memory", "536870912")],
         arguments: "postern.script=work",
