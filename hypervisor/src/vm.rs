@@ -165,6 +165,8 @@ impl Vm {
 pub struct Vms {
     slots: [RwLock<Option<Vm>>; VMS_MAX],
     generations: [AtomicU64; VMS_MAX],
+    /// Held while an empty slot is looked for.
+    search: Mutex<()>,
 }
 
 /// A VM in use: it cannot go away meanwhile.
@@ -173,7 +175,11 @@ pub type VmRef<'a> = RwLockReadGuard<'a, Option<Vm>>;
 impl Vms {
     /// No VMs.
     pub const fn new() -> Self {
-        Self { slots: [const { RwLock::new(None) }; VMS_MAX], generations: [const { AtomicU64::new(1) }; VMS_MAX] }
+        Self {
+            slots: [const { RwLock::new(None) }; VMS_MAX],
+            generations: [const { AtomicU64::new(1) }; VMS_MAX],
+            search: Mutex::new(()),
+        }
     }
 
     fn slot(&self, handle: u64) -> Result<&RwLock<Option<Vm>>, Refused> {
@@ -185,7 +191,7 @@ impl Vms {
         Ok(&self.slots[index])
     }
 
-    /// Runs `f` on the VM. Never waits: the only ones that keep a slot for themselves are creation and reclaim.
+    /// Runs `f` on the VM. Never waits: the only ones that keep a slot for themselves are its VM's creation and reclaim.
     pub fn with<R>(&self, handle: u64, f: impl FnOnce(&Vm) -> Result<R, Refused>) -> Result<R, Refused> {
         let guard = self.slot(handle)?.try_read().ok_or(Refused::Busy("VM"))?;
         // The slot may have been emptied, or given to another VM, between the look at its generation and the lock.
@@ -201,14 +207,20 @@ impl Vms {
     }
 
     /// An empty slot, its owner number, and the handle that a VM put there has.
+    ///
+    /// A slot with a VM is only looked at: calls on that VM go on meanwhile, and only reclaim, which wants it for itself, has to
+    /// try again.
     pub fn vacant(&self) -> Result<(RwLockWriteGuard<'_, Option<Vm>>, OwnerId, u64), Refused> {
         let mut full = Refused::Limit("VMs");
+        // What is found empty stays so until it is taken: others that create wait for these few looks.
+        let _search = self.search.lock();
         for (index, slot) in self.slots.iter().enumerate() {
+            if slot.try_read().is_some_and(|vm| vm.is_some()) {
+                continue;
+            }
+            // If not, then a VM is made or reclaimed there, or an audit looks.
             let Some(guard) = slot.try_write() else {
-                // Somebody looks at it: an audit, or a call on a VM that is there.
-                if slot.try_read().is_none_or(|guard| guard.is_none()) {
-                    full = Refused::Busy("VM slot");
-                }
+                full = Refused::Busy("VM slot");
                 continue;
             };
             if guard.is_none() {

@@ -34,7 +34,12 @@ const STATUS: [Row; 15] = [
     ("INVALID", host::INVALID, "an argument is malformed: unaligned, zero, too large, or an unknown option"),
     ("ADDRESS", host::ADDRESS, "the physical address is not RAM, or the guest address is outside the VM's RAM"),
     ("OWNER", host::OWNER, "the frame is not the caller's to use in this way"),
-    ("BUSY", host::BUSY, "the frame is pinned, or the object is in use by another CPU: try again"),
+    (
+        "BUSY",
+        host::BUSY,
+        "the frame is pinned, or the object is in use by another CPU: try again (`VM_CREATE`, `VM_RECLAIM` and `AUDIT` also \
+         when it works on another VM)",
+    ),
     ("NO_META", host::NO_META, "the VM's metadata is used up: `VM_DONATE_META`"),
     ("NO_POOL", host::NO_POOL, "Postern's pool is used up: `POOL_TOPUP`"),
     ("STATE", host::STATE, "the VM or vCPU is not in a state that allows the call"),

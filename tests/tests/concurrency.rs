@@ -192,7 +192,7 @@ fn many_vms_come_and_go() {
                 let handle = loop {
                     match world.call(VM_CREATE, [config, pages, 4]) {
                         (OK, [handle, ..]) => break handle,
-                        // Somebody looks at all slots.
+                        // The audit looks at all slots.
                         (BUSY, _) => {}
                         (status, _) => panic!("create answers {status}"),
                     }
@@ -204,8 +204,14 @@ fn many_vms_come_and_go() {
                 assert_eq!(world.finish(VM_LOAD, [handle, pages + 9 * FRAME_SIZE, 0x4000_0000]).0, OK);
                 assert_eq!(world.call(VM_SEAL, [handle, 0x4000_0000, 0]).0, OK);
                 assert_eq!(world.call(VCPU_RUN, [handle, 0]), (OK, [exit::WAIT, 0, 0]));
-                while world.call(VM_DESTROY, [handle]).0 != OK {}
-                while world.call(VM_RECLAIM, [handle]).0 != OK {}
+                assert_eq!(world.call(VM_DESTROY, [handle]).0, OK);
+                // The audit looks at all slots, and so does who makes another VM.
+                loop {
+                    match world.call(VM_RECLAIM, [handle]).0 {
+                        OK => break,
+                        status => assert!([MORE, BUSY].contains(&status), "reclaim answers {status}"),
+                    }
+                }
                 assert_eq!(world.call(VM_DESTROY, [handle]).0, NO_SUCH);
             }
         }
@@ -219,6 +225,38 @@ fn many_vms_come_and_go() {
     };
     cpus(&[&work(world.pages(16)), &work(world.pages(16)), &work(world.pages(16)), &look]);
     world.check_empty();
+}
+
+#[test]
+fn calls_on_a_vm_do_not_notice_that_others_come_and_go() {
+    let world = World::new();
+    let guest = Guest::sealed(&world, dialect::PKVM, 1);
+    let come_and_go = |config: u64, pages: u64| {
+        let world = &world;
+        move |_: &mut Noise<'_>| {
+            for _ in 0..500 {
+                // The other one's reclaim may have been at work on the last slot that was looked at.
+                let handle = loop {
+                    match world.call(VM_CREATE, [config, pages, 4]) {
+                        (OK, [handle, ..]) => break handle,
+                        (status, _) => assert_eq!(status, BUSY),
+                    }
+                };
+                // A VM that has just been made is nobody else's, either.
+                assert_eq!(world.call(VM_DONATE_META, [handle, pages + 4 * FRAME_SIZE, 1]).0, OK);
+                assert_eq!(world.call(VM_DESTROY, [handle]).0, OK);
+                while world.call(VM_RECLAIM, [handle]).0 != OK {}
+            }
+        }
+    };
+    let call = |_: &mut Noise<'_>| {
+        for _ in 0..50_000 {
+            assert_eq!(world.call(VCPU_KICK, [guest.handle, 0]).0, OK);
+        }
+    };
+    let config = || world.config_page(&World::config(dialect::REALM, 1));
+    cpus(&[&come_and_go(config(), world.pages(8)), &come_and_go(config(), world.pages(8)), &call]);
+    world.check();
 }
 
 #[test]

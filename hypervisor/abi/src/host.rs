@@ -83,7 +83,8 @@ pub const INVALID: i64 = -2;
 pub const ADDRESS: i64 = -3;
 /// The frame is not the caller's to use in this way.
 pub const OWNER: i64 = -4;
-/// The frame is pinned, or the object is in use by another CPU: try again.
+/// The frame is pinned, or the object is in use by another CPU: try again. [`VM_CREATE`], [`VM_RECLAIM`] and [`AUDIT`] look at
+/// all VMs, or are in the way of calls that do, so a CPU that works on another VM may be the reason.
 pub const BUSY: i64 = -5;
 /// Metadata is used up: donate more ([`VM_DONATE_META`]).
 pub const NO_META: i64 = -6;
