@@ -140,9 +140,6 @@ fn controls() {
         field::PAGE_FAULT_MASK,
         field::PAGE_FAULT_MATCH,
         field::CR3_TARGET_COUNT,
-        field::EXIT_MSR_STORE_COUNT,
-        field::EXIT_MSR_LOAD_COUNT,
-        field::ENTRY_MSR_LOAD_COUNT,
         field::ENTRY_INTERRUPTION,
     ] {
         vmx::write(zero, 0);

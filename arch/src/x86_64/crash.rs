@@ -1,13 +1,18 @@
 //! Postern's own exceptions: always a bug, or broken hardware. Ends in a legible crash record.
 
 use super::descriptors::Frame;
+use super::msr::number;
+use super::{percpu, vmx};
 
 /// Comes from the gates, on a stack that only such exceptions use.
 pub extern "C" fn own_fault(frame: &Frame, cr2: u64) -> ! {
     let image = super::entry::image()[0];
+    // Known to exist where Postern sets it.
+    let exists = percpu::installed() && percpu::this().root.value.get() != 0;
+    let control = if exists { vmx::rdmsr(number::SPEC_CTRL) } else { 0 };
     panic!(
         "exception in Postern: vector {} ({}), error code {:#x}, RIP {:#x} (image + {:#x}), CR2 {cr2:#x}, RSP {:#x}, \
-         RFLAGS {:#x}",
+         RFLAGS {:#x}, SPEC_CTRL {control:#x}",
         frame.vector,
         name(frame.vector),
         frame.error,

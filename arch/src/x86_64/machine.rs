@@ -2,7 +2,7 @@
 
 use super::features::{self, Feature};
 use super::xapic::WINDOW;
-use super::{apic, cache, host, percpu, power, tlb};
+use super::{apic, cache, host, percpu, power, tlb, world};
 use crate::{BootInfo, HostFiles, Place};
 use abi::host::dialect;
 use alloc::vec::Vec;
@@ -153,6 +153,7 @@ pub fn describe_host(info: &BootInfo, host: &HostFiles<'_>, place: Place<'_>) ->
 pub fn run_host(entry: u64, argument: u64) -> ! {
     let apics = if features::has(Feature::Apicv) { "by the CPU (APICv)" } else { "in software" };
     log::info!("guests' interrupts are delivered {apics}");
+    log::info!("against speculation: {}", world::cpu().barriers);
     host::run(entry, argument)
 }
 

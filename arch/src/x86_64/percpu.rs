@@ -1,5 +1,7 @@
 //! What each physical CPU has of its own; the GS base points to it while Postern runs.
 
+use super::mitigate::MsrEntry;
+use super::msr::number::SPEC_CTRL;
 use super::world::World;
 use core::arch::asm;
 use core::cell::{Cell, UnsafeCell};
@@ -46,6 +48,10 @@ pub struct PerCpu {
     pub apic_command: Cell<[u32; 2]>,
     /// Time stamp counter at the last VM exit.
     pub entered_at: Cell<u64>,
+    /// IA32_SPEC_CTRL of whoever runs here: an exit stores it, an entry loads it.
+    pub runs: MsrEntry,
+    /// The same register while Postern runs: an exit loads it.
+    pub root: MsrEntry,
     /// The host's registers while a guest runs.
     pub host_world: UnsafeCell<World>,
 }
@@ -73,6 +79,8 @@ static CPUS: [PerCpu; CPUS_MAX] = [const {
         apic_off: Cell::new(false),
         apic_command: Cell::new([0; 2]),
         entered_at: Cell::new(0),
+        runs: MsrEntry::new(SPEC_CTRL),
+        root: MsrEntry::new(SPEC_CTRL),
         host_world: UnsafeCell::new(World::RESET),
     }
 }; CPUS_MAX];

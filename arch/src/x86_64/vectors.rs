@@ -42,6 +42,9 @@ pub enum Entered {
     Failed,
 }
 
+/// Entries of the longest return stack buffer of those CPUs (Intel, "Retpoline: A Branch Target Injection Mitigation").
+const RETURN_PREDICTIONS: u64 = 32;
+
 const EXITED: u64 = 0;
 const ABORTED: u64 = 1;
 const STALE: u64 = 2;
@@ -109,6 +112,19 @@ postern_enter_stale:
     jmp     4f
 
     .balign 64
+    // The exit on a CPU that would predict Postern's returns by the calls of whoever ran. So many as the longest stack of
+    // predictions has; what such a return does by mistake ends at the breakpoint.
+    .global postern_exit_predicting
+postern_exit_predicting:
+    .rept   {predictions}
+    call    2f
+    int3
+2:
+    .endr
+    add     rsp, {predictions} * 8
+    lfence
+
+    .balign 64
     .global postern_exit
 postern_exit:
     mov     qword ptr gs:[{running}], 0
@@ -169,6 +185,7 @@ postern_sleep_end:
     aborted = const ABORTED,
     stale = const STALE,
     failed = const STALE + 1,
+    predictions = const RETURN_PREDICTIONS,
 );
 
 unsafe extern "C" {
@@ -178,12 +195,13 @@ unsafe extern "C" {
     static postern_enter_window_end: u8;
     static postern_enter_aborted: u8;
     static postern_exit: u8;
+    static postern_exit_predicting: u8;
     static postern_sleep_end: u8;
 }
 
-/// Where a VM exit goes on, for the host-state area.
-pub fn exit_address() -> u64 {
-    &raw const postern_exit as u64
+/// Where a VM exit goes on, for the host-state area. `returns`: [`super::mitigate::Barriers::returns`].
+pub fn exit_address(returns: bool) -> u64 {
+    if returns { &raw const postern_exit_predicting as u64 } else { &raw const postern_exit as u64 }
 }
 
 /// Enters non-root operation with the current VMCS and comes back when whoever runs leaves it. `launched`: not the first

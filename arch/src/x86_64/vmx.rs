@@ -1,8 +1,9 @@
 //! VMX instructions, and what is the same for the host's and every guest's VMCS.
 
 use super::inject::{Event, blocking};
+use super::msr::number;
 use super::percpu::{self, PerCpu};
-use super::{descriptors, tlb, vectors};
+use super::{descriptors, tlb, vectors, world};
 use core::arch::asm;
 use loader::BootError;
 use x86_64::registers::control::{Cr0, Cr3, Cr4, Cr4Flags, Efer};
@@ -119,6 +120,12 @@ pub fn enable(cpu: &PerCpu) -> Result<(), BootError> {
     // SAFETY: a descriptor of the type that `features` has checked. What this CPU's TLB holds from before is unknown (SDM
     // volume 3, "Guidelines for Use of the INVEPT Instruction").
     unsafe { invalidate_all() };
+    let control = world::cpu().barriers.control;
+    if control != 0 {
+        // The host goes on with what firmware has left.
+        cpu.runs.value.set(rdmsr(number::SPEC_CTRL));
+        cpu.root.value.set(control);
+    }
     prepare(cpu.host_vmcs.get());
     tlb::join(cpu.index.get());
     Ok(())
@@ -247,7 +254,19 @@ pub fn write_host_state() {
     write(field::HOST_SYSENTER_CS, 0);
     write(field::HOST_SYSENTER_ESP, 0);
     write(field::HOST_SYSENTER_EIP, 0);
-    write(field::HOST_RIP, vectors::exit_address());
+    let barriers = world::cpu().barriers;
+    write(field::HOST_RIP, vectors::exit_address(barriers.returns));
+    // Only where there is something to load: each list makes all entries or exits slower.
+    let count = u64::from(barriers.control != 0);
+    let lists = [
+        (field::EXIT_MSR_STORE, field::EXIT_MSR_STORE_COUNT, &cpu.runs),
+        (field::EXIT_MSR_LOAD, field::EXIT_MSR_LOAD_COUNT, &cpu.root),
+        (field::ENTRY_MSR_LOAD, field::ENTRY_MSR_LOAD_COUNT, &cpu.runs),
+    ];
+    for (address, length, entry) in lists {
+        write(address, core::ptr::from_ref(entry) as u64);
+        write(length, count);
+    }
 }
 
 /// Goes on after the instruction that caused the exit: it has been carried out for whoever runs. STI and MOV SS block

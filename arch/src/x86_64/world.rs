@@ -6,6 +6,7 @@
 use super::cpuid::{self, Leaf, XCR0_BASE};
 use super::mitigate::Barriers;
 use super::msr::{Present, number};
+use super::percpu;
 use super::vmx::{rdmsr, wrmsr};
 use abi::FRAME_SIZE;
 use core::arch::asm;
@@ -30,7 +31,8 @@ pub struct Cpu {
     pub features: u64,
     /// The preemption timer counts once when this bit of the time stamp counter changes.
     pub timer_rate: u32,
-    barriers: Barriers,
+    /// What it needs against speculation.
+    pub barriers: Barriers,
     perf: bool,
     xss: bool,
 }
@@ -48,6 +50,7 @@ pub fn cpu() -> &'static Cpu {
     CPU.call_once(|| {
         let last = native(0, 0).eax;
         let leaf7 = if last >= 7 { native(7, 0) } else { Leaf::default() };
+        let leaf7_2 = if leaf7.eax >= 2 { native(7, 2) } else { Leaf::default() };
         let perf = if last >= 0xa { native(0xa, 0).eax & 0xff } else { 0 };
         let capabilities = if leaf7.edx & 1 << 29 != 0 { rdmsr(number::ARCH_CAPABILITIES) } else { 0 };
         let speculation = leaf7.edx & 1 << 26 != 0;
@@ -63,14 +66,14 @@ pub fn cpu() -> &'static Cpu {
             },
             features: if fits { features } else { XCR0_BASE },
             timer_rate: rdmsr(VMX_MISC) as u32 & 0x1f,
-            barriers: Barriers::needed(leaf7.edx, capabilities),
+            barriers: Barriers::needed(leaf7.edx, leaf7_2.edx, capabilities),
             perf: perf >= 2,
             xss: native(0xd, 1).eax & 1 << 3 != 0,
         }
     })
 }
 
-/// Registers that a guest has for itself and that are switched here; TSC_AUX and SPEC_CTRL where they exist.
+/// Registers that a guest has for itself and that are switched here; TSC_AUX and, in [`percpu`], SPEC_CTRL where they exist.
 const SWITCHED: [u32; 5] = [number::STAR, number::LSTAR, number::CSTAR, number::FMASK, number::KERNEL_GS_BASE];
 
 /// One world's registers while the other has the CPU.
@@ -113,7 +116,7 @@ impl World {
         }
         let read = |present, number| if present { rdmsr(number) } else { 0 };
         self.tsc_aux = read(cpu.present.tsc_aux, number::TSC_AUX);
-        self.spec_ctrl = read(cpu.present.spec_ctrl, number::SPEC_CTRL);
+        self.spec_ctrl = percpu::this().runs.value.get();
         self.xss = read(cpu.xss, number::XSS);
         self.perf = read(cpu.perf, PERF_GLOBAL_CTRL);
         self.debug = debug_registers();
@@ -136,9 +139,7 @@ impl World {
         if cpu.present.tsc_aux {
             write(number::TSC_AUX, self.tsc_aux, other.tsc_aux);
         }
-        if cpu.present.spec_ctrl {
-            write(number::SPEC_CTRL, self.spec_ctrl, other.spec_ctrl);
-        }
+        percpu::this().runs.value.set(self.spec_ctrl);
         if cpu.xss {
             write(number::XSS, self.xss, other.xss);
         }

@@ -131,12 +131,12 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "x86-apicv",
-        proves: "the same where the CPU delivers a guest's interrupts",
+        proves: "the same where the CPU delivers a guest's interrupts, and has to be kept from speculating",
         cpus: 2,
         arguments: "test=functional",
         machine: APICV.machine,
         config: APICV.config,
-        log: &["delivered by the CPU (APICv)"],
+        log: &["delivered by the CPU (APICv)", "against speculation: IBRS, STIBP, returns, IBPB"],
         timeout: 120,
         ..TINY
     },
@@ -303,6 +303,9 @@ pub const ALL: &[Scenario] = &[
         name: "x86-crash-abort",
         proves: "so does an access to an address that Postern has no translation for",
         config: &[("postern.crash", "abort")],
+        // A CPU with what Intel added against Spectre. The value is Postern's, although the host has another.
+        machine: PC_APICV,
+        log: &["SPEC_CTRL 0x3"],
         // No address of the 48 bits that the CPU translates: a general protection fault.
         end: End::Crash("exception in Postern: vector 13 (#GP)"),
         ..CRASH

@@ -23,6 +23,7 @@ pub const FUNCTIONAL: &[Test] = &[
     ("tdx-halt", For::Tdx, tdx::halt),
     ("tdx-ports", For::Tdx, tdx::ports),
     ("tdx-identity", For::Tdx, tdx::identity),
+    ("speculation-control", For::Both, tdx::speculation_control),
     ("apic-registers", For::Both, apic::registers),
     ("apic-self-ipi", For::Both, apic::self_ipi),
     ("apic-priority", For::Both, apic::priority),

@@ -179,3 +179,20 @@ pub fn identity(_: &World) -> Result<(), String> {
     // Read without an exception, early in Linux.
     attempt!("rdmsr"; in("ecx") 0x1a0u32, out("eax") _, out("edx") _,).map_err(|abort| format!("MISC_ENABLE: {abort}"))
 }
+
+/// A guest has IA32_SPEC_CTRL for itself, whatever Postern and the host have in it meanwhile.
+pub fn speculation_control(_: &World) -> Result<(), String> {
+    const SPEC_CTRL: u32 = 0x48;
+    if cpu::cpuid(7, 0).edx & 1 << 26 == 0 {
+        return Ok(());
+    }
+    for value in [0, 1, 0] {
+        cpu::wrmsr(SPEC_CTRL, value);
+        // To Postern and back, and to the host and back.
+        cpu::cpuid(1, 0);
+        expect!("after CPUID", cpu::rdmsr(SPEC_CTRL), value);
+        cpu::inb(pc::COM1 + 7);
+        expect!("after the host", cpu::rdmsr(SPEC_CTRL), value);
+    }
+    Ok(())
+}
