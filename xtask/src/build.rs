@@ -16,19 +16,30 @@ use std::process::{Command, Stdio};
 /// Largest flat image taken for sane.
 const IMAGE_MAX: u64 = 64 << 20;
 
-/// The images of one build, all for one architecture.
-pub struct Images {
-    /// The hypervisor: an arm64 `Image`, or a Multiboot2 kernel for x86-64.
-    pub postern: PathBuf,
-    /// The same as the linker made it, an ELF program.
-    pub program: PathBuf,
-    folder: PathBuf,
+/// What a hypervisor is built for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// Emulated machines: with the call that crashes it, for bundles that ask for that.
+    Tests,
+    /// Real machines: without.
+    Machines,
 }
 
-impl Images {
+/// A hypervisor.
+pub struct Hypervisor {
+    /// What boots: an arm64 `Image`, or a Multiboot2 kernel for x86-64.
+    pub image: PathBuf,
+    /// The same as the linker made it, an ELF program.
+    pub program: PathBuf,
+}
+
+/// The payloads of one architecture.
+pub struct Payloads(PathBuf);
+
+impl Payloads {
     /// A payload by the name of its program.
-    pub fn payload(&self, name: &str) -> Result<PathBuf> {
-        let file = self.folder.join(format!("{name}.bin"));
+    pub fn get(&self, name: &str) -> Result<PathBuf> {
+        let file = self.0.join(format!("{name}.bin"));
         if !file.exists() {
             bail!("there is no payload `{name}` in tests/payloads/src/bin");
         }
@@ -36,25 +47,69 @@ impl Images {
     }
 }
 
-/// Builds the hypervisor and all payloads.
+/// The images of one build, all for one architecture.
+pub struct Images {
+    /// The hypervisor, an arm64 `Image` or a Multiboot2 kernel for x86-64, with what tests need.
+    pub postern: PathBuf,
+    /// The payloads.
+    pub payloads: Payloads,
+}
+
+/// Builds the hypervisor that tests use, and all payloads.
 pub fn all(toolchain: &Toolchain) -> Result<Images> {
-    let folder = paths::bare();
-    fs::create_dir_all(&folder)?;
     let step = Step::start("build");
-    cargo(toolchain, &["--package", "hypervisor", "--bin", "postern"], &step)?;
-    cargo(toolchain, &["--package", "payloads", "--bins"], &step)?;
-    let out = folder.join(toolchain.arch().target()).join("release");
-    let folder = folder.join(toolchain.arch().name());
-    let postern = match toolchain.arch() {
-        Arch::Aarch64 => flatten(&out.join("postern"), &folder.join("postern.bin"))?,
-        // GRUB reads the program headers itself.
-        Arch::X86_64 => copy(&out.join("postern"), &folder.join("postern"))?,
-    };
-    for program in payload_names()? {
-        flatten(&out.join(&program), &folder.join(format!("{program}.bin")))?;
+    let postern = hypervisor(toolchain, Purpose::Tests, &step)?.image;
+    Ok(Images { postern, payloads: all_payloads(toolchain, &step)? })
+}
+
+/// Builds the hypervisor for real machines, without what is only there for tests.
+pub fn for_machines(toolchain: &Toolchain) -> Result<Hypervisor> {
+    hypervisor(toolchain, Purpose::Machines, &Step::start("build"))
+}
+
+/// Builds all payloads.
+pub fn payloads(toolchain: &Toolchain) -> Result<Payloads> {
+    all_payloads(toolchain, &Step::start("build"))
+}
+
+fn hypervisor(toolchain: &Toolchain, purpose: Purpose, step: &Step) -> Result<Hypervisor> {
+    let mut folder = folder(toolchain);
+    let mut arguments = vec!["--package", "hypervisor", "--bin", "postern"];
+    if purpose == Purpose::Machines {
+        folder.push("image");
+        arguments.push("--no-default-features");
     }
-    drop(step);
-    Ok(Images { postern, program: out.join("postern"), folder })
+    fs::create_dir_all(&folder)?;
+    // Cargo leaves both kinds under the same name: nobody builds the other one before this one is copied.
+    let lock = fs::File::create(paths::bare().join("hypervisor.lock"))?;
+    lock.lock()?;
+    cargo(toolchain, &arguments, step)?;
+    let program = copy(&release(toolchain).join("postern"), &folder.join("postern"))?;
+    let image = match toolchain.arch() {
+        Arch::Aarch64 => flatten(&program, &folder.join("postern.bin"))?,
+        // GRUB reads the program headers itself.
+        Arch::X86_64 => program.clone(),
+    };
+    Ok(Hypervisor { image, program })
+}
+
+fn all_payloads(toolchain: &Toolchain, step: &Step) -> Result<Payloads> {
+    cargo(toolchain, &["--package", "payloads", "--bins"], step)?;
+    let folder = folder(toolchain);
+    for program in payload_names()? {
+        flatten(&release(toolchain).join(&program), &folder.join(format!("{program}.bin")))?;
+    }
+    Ok(Payloads(folder))
+}
+
+/// Folder of an architecture's images.
+fn folder(toolchain: &Toolchain) -> PathBuf {
+    paths::bare().join(toolchain.arch().name())
+}
+
+/// Where cargo leaves bare-metal programs.
+fn release(toolchain: &Toolchain) -> PathBuf {
+    paths::bare().join(toolchain.arch().target()).join("release")
 }
 
 /// Builds the UEFI application.

@@ -91,15 +91,36 @@ pub fn doubt(dialect: Dialect, kernel: &Path) -> Option<String> {
     })
 }
 
-/// Refuses a log file that could not be written in the end.
-pub fn log(log: Option<&Path>) -> Result<()> {
-    let Some(file) = log else { return Ok(()) };
+/// Refuses a file that could not be written in the end. What is there stays as it is.
+pub fn writable(option: &str, file: &Path) -> Result<()> {
+    let name = file.display();
     let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if file.is_dir() {
-        bail!("--log {} is a folder: name a file", file.display());
+        bail!("{option} {name} is a folder: name a file");
     }
     if !folder.is_dir() {
-        bail!("--log {}: there is no such folder", file.display());
+        bail!("{option} {name}: there is no folder {}; make it first", folder.display());
+    }
+    let exists = file.exists();
+    if exists && !file.is_file() {
+        // A device or a pipe, which another program would notice.
+        return Ok(());
+    }
+    let opened = fs::OpenOptions::new().append(true).create(true).open(file);
+    opened.with_context(|| format!("{option} {name} cannot be written; name a file where you may write"))?;
+    if !exists {
+        fs::remove_file(file.canonicalize()?)?;
+    }
+    Ok(())
+}
+
+/// Refuses what is no file of the PEM kind that `option` wants, such as `CERTIFICATE`.
+pub fn pem(option: &str, path: &Path, kind: &str) -> Result<()> {
+    file(path).with_context(|| option.to_owned())?;
+    let text = fs::read(path)?;
+    let text = String::from_utf8_lossy(&text);
+    if !text.lines().any(|line| line.starts_with("-----BEGIN ") && line.trim_end().ends_with(&format!("{kind}-----"))) {
+        bail!("{option} {}: no {} in PEM form (-----BEGIN …{kind}-----)", path.display(), kind.to_lowercase());
     }
     Ok(())
 }
@@ -121,5 +142,33 @@ mod tests {
         assert!(!check(b"#!/bin/sh\necho hello\n"));
         assert!(!check(b"070707"), "the old portable format");
         fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_said_and_nothing_is_left() {
+        let folder = std::env::temp_dir().join(format!("postern-writable-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let new = folder.join("new");
+        writable("--log", &new).unwrap();
+        assert!(!new.exists(), "a look leaves nothing");
+        fs::write(&new, "old").unwrap();
+        writable("--log", &new).unwrap();
+        assert_eq!(fs::read(&new).unwrap(), b"old", "and changes nothing");
+        let error = |file: &Path| format!("{:#}", writable("--log", file).unwrap_err());
+        assert!(error(&folder).contains("is a folder: name a file"));
+        assert!(error(&folder.join("a/b")).contains(&format!("there is no folder {}", folder.join("a").display())));
+        let nowhere = error(Path::new("/proc/postern.log"));
+        assert!(nowhere.starts_with("--log /proc/postern.log cannot be written; name a file"), "{nowhere}");
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn keys_and_certificates_are_told_apart() {
+        let path = std::env::temp_dir().join(format!("postern-pem-{}", std::process::id()));
+        fs::write(&path, "-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----\n").unwrap();
+        assert!(pem("--sign", &path, "PRIVATE KEY").is_ok());
+        assert!(pem("--cert", &path, "CERTIFICATE").unwrap_err().to_string().contains("no certificate in PEM form"));
+        fs::remove_file(&path).unwrap();
+        assert!(format!("{:#}", pem("--cert", &path, "CERTIFICATE").unwrap_err()).starts_with("--cert: "));
     }
 }

@@ -57,7 +57,9 @@ enum Task {
     /// The other commands do this by themselves. Environment: POSTERN_CACHE names the cache folder, POSTERN_QEMU and POSTERN_BOCHS
     /// emulators, POSTERN_MIRROR a Debian mirror (default: the one this machine's apt uses).
     Setup(setup::Options),
-    /// Build the hypervisor and the test payloads for bare metal, and say where Postern's image is.
+    /// Build the hypervisor as tests use it and the test payloads, and say where Postern's image is.
+    ///
+    /// A bundle can crash this hypervisor for a test; `image` builds the one for real machines.
     Build {
         /// Architecture to build for.
         #[arg(long, value_enum, default_value_t = Arch::Aarch64)]
@@ -78,7 +80,10 @@ enum Task {
     /// understood; otherwise 1. The last line on standard error says why (a `hint:` may follow).
     #[command(verbatim_doc_comment)]
     Run(Box<run::Options>),
-    /// Make a disk image (GPT, EFI system partition) that boots Postern through UEFI; docs/boot.md says more.
+    /// Make a disk or CD that boots Postern on a real machine: a disk through UEFI, a CD (on x86_64) from the BIOS, too.
+    ///
+    /// A CD is a disk as well when it is written to one. docs/boot.md says more, and README.md what the machine needs. The
+    /// hypervisor is built without what only tests ask for.
     Image(image::Options),
     /// Run all tests: formatting, lints, unit and property tests, interleavings, emulator scenarios, attacks.
     ///

@@ -205,7 +205,7 @@ pub fn run(options: &Options) -> Result<Verdict> {
             eprintln!("note: --kernel without --initrd: this guest gets no initrd");
         }
     }
-    check::log(options.log.as_deref())?;
+    options.log.iter().try_for_each(|file| check::writable("--log", file))?;
     let kvm = (options.accel == Accel::Kvm).then(setup::kvm::find).transpose()?;
     let dialects = if options.kernel.is_none() { vec![dialect] } else { vec![] };
     let mut bench = Workbench::prepare(options.arch, &dialects)?;
@@ -237,7 +237,7 @@ pub fn run(options: &Options) -> Result<Verdict> {
 
 /// Packs the bundle of this run.
 fn bundle(options: &Options, dialect: Dialect, bench: &Workbench, kernel: &Path) -> Result<PathBuf> {
-    let mut bundle = Bundle { host: bench.images.payload("host")?, ..Bundle::default() };
+    let mut bundle = Bundle { host: bench.images.payloads.get("host")?, ..Bundle::default() };
     bundle.set("mode", "run");
     bundle.set("dialect", dialect.name());
     bundle.set("cpus", options.cpus);
@@ -257,7 +257,9 @@ fn converse(
     stop: &Arc<std::sync::atomic::AtomicBool>,
 ) -> Result<Verdict> {
     let mut log: Box<dyn Write> = match &options.log {
-        Some(file) => Box::new(fs::File::create(file)?),
+        Some(file) => {
+            Box::new(fs::File::create(file).with_context(|| format!("--log {} cannot be written", file.display()))?)
+        }
         None => Box::new(std::io::stderr()),
     };
     let session = Session::start(emulator, machine)?;
@@ -286,6 +288,7 @@ fn converse(
 
 /// `512M`, `1G` or bytes.
 fn size(text: &str) -> std::result::Result<u64, String> {
+    const FORMS: &str = "give whole K, M or G, such as 1536M or 2G, or bytes";
     let (digits, unit) = match text.char_indices().find(|(_, c)| !c.is_ascii_digit()) {
         Some((at, _)) => text.split_at(at),
         None => (text, ""),
@@ -295,12 +298,17 @@ fn size(text: &str) -> std::result::Result<u64, String> {
         "K" => 10,
         "M" => 20,
         "G" => 30,
-        _ => return Err(format!("`{unit}` is no unit; use K, M or G")),
+        _ => return Err(FORMS.into()),
     };
-    let number: u64 = digits.parse().map_err(|_| "not a number such as 512M".to_owned())?;
+    let number: u64 = match digits.parse() {
+        Ok(number) => number,
+        // A number without end.
+        Err(_) if !digits.is_empty() => u64::MAX,
+        Err(_) => return Err(FORMS.into()),
+    };
     let bytes = number.checked_mul(1 << shift).filter(|b| *b <= 16 << 30).ok_or("at most 16G")?;
     if bytes == 0 || bytes % (2 * MIB) != 0 {
-        return Err("not a multiple of 2 MiB".into());
+        return Err(format!("not a multiple of 2 MiB; {FORMS}"));
     }
     Ok(bytes)
 }
@@ -343,5 +351,9 @@ mod tests {
         for bad in ["", "0", "M", "3M", "512X", "1000000G", "-1", "99999999999999999999G"] {
             assert!(size(bad).is_err(), "{bad}");
         }
+        for unclear in ["1.5G", "1,5G", "512X", "half", "-1", "", "M"] {
+            assert!(size(unclear).unwrap_err().contains("1536M"), "{unclear}");
+        }
+        assert_eq!(size("99999999999999999999G"), Err("at most 16G".into()));
     }
 }

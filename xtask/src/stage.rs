@@ -69,7 +69,7 @@ pub fn machine(bench: &Workbench, scenario: &Scenario) -> Result<Machine> {
         machine.initrd = flawed(scenario.name, flaw)?;
         return Ok(machine);
     }
-    let mut bundle = Bundle { host: bench.images.payload("host")?, ..Bundle::default() };
+    let mut bundle = Bundle { host: bench.images.payloads.get("host")?, ..Bundle::default() };
     bundle.set("mode", scenario.mode);
     bundle.set("dialect", scenario.dialect.name());
     bundle.set("cpus", scenario.cpus);
@@ -91,11 +91,11 @@ pub fn machine(bench: &Workbench, scenario: &Scenario) -> Result<Machine> {
         }
         _ => {
             bundle.cmdline = words("");
-            bench.images.payload("guest")?
+            bench.images.payloads.get("guest")?
         }
     });
     if scenario.mode == "demo" {
-        bundle.extra.push((abi::bundle::GUEST_TINY.into(), bench.images.payload("guest")?));
+        bundle.extra.push((abi::bundle::GUEST_TINY.into(), bench.images.payloads.get("guest")?));
     }
     machine.initrd = Some(bundle.write(scenario.name)?);
     Ok(machine)

@@ -85,7 +85,7 @@ const CHECKS: &[Check] = &[
     Check { name: "unit", proves: "unit, table, model and property tests of all crates", ring: 1, run: unit },
     Check {
         name: "images",
-        proves: "every image is the same when it is made again, and holds nothing that is both written and executed",
+        proves: "every image is the same when it is made again; nothing in it is for tests, or both written and executed",
         ring: 1,
         run: images,
     },

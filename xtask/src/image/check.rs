@@ -1,4 +1,5 @@
-//! What holds of every image: it can be made again, to the last bit, and nothing in it is both written and executed.
+//! What holds of every image: it can be made again, to the last bit, nothing in it is both written and executed, and nothing
+//! in it is for tests.
 
 use super::iso::{self, Bios};
 use super::{BUNDLE, Content, DEFAULT_SETTINGS, MENU, POSTERN, SETTINGS, default_menu, disk, programs};
@@ -8,6 +9,7 @@ use crate::bundle::Bundle;
 use crate::firmware::Boot;
 use crate::paths::Scratch;
 use crate::progress::Step;
+use crate::scenarios::PANIC_ON_PURPOSE;
 use crate::setup::{self, Cache};
 use anyhow::{Context, Error, Result, bail};
 use loader::{config, elf};
@@ -47,12 +49,13 @@ pub fn repeat(step: &Step) -> Result<u64> {
 /// The images of an architecture, from its programs on.
 fn make_all(arch: Arch) -> Result<Vec<Made>> {
     let folder = Scratch::new()?;
-    let (images, grub) = {
+    let (toolchain, grub) = {
         let cache = Cache::open()?;
-        (build::all(&setup::toolchain::find(&cache, arch)?)?, setup::grub::find(&cache)?)
+        (setup::toolchain::find(&cache, arch)?, setup::grub::find(&cache)?)
     };
-    hypervisor(&images.program).with_context(|| format!("{} Postern", arch.name()))?;
-    let bundle = Bundle { host: images.payload("host")?, ..Bundle::default() };
+    let postern = build::for_machines(&toolchain)?;
+    hypervisor(&fs::read(&postern.program)?).with_context(|| format!("{} Postern", arch.name()))?;
+    let bundle = Bundle { host: build::payloads(&toolchain)?.get("host")?, ..Bundle::default() };
     let bundle = bundle.write(&format!("check-{}", arch.name()))?;
     let mut made = Vec::new();
     let mut note = |what: &str, content: &[u8]| {
@@ -63,7 +66,7 @@ fn make_all(arch: Arch) -> Result<Vec<Made>> {
         let mut contents = programs(arch, boot, None, &folder.0)?;
         contents.iter().filter(|(path, _)| boot == Boot::Uefi || path.contains("POSTERN")).try_for_each(application)?;
         contents.push((MENU.into(), default_menu(arch, 0).into()));
-        contents.push((POSTERN.into(), fs::read(&images.postern)?));
+        contents.push((POSTERN.into(), fs::read(&postern.image)?));
         contents.push((BUNDLE.into(), fs::read(&bundle)?));
         contents.push((SETTINGS.into(), DEFAULT_SETTINGS.into()));
         note(name, &disk(&contents)?);
@@ -78,16 +81,19 @@ fn make_all(arch: Arch) -> Result<Vec<Made>> {
     Ok(made)
 }
 
-/// No segment of the hypervisor is both written and executed. It takes these for its own page tables.
-fn hypervisor(program: &std::path::Path) -> Result<()> {
-    let bytes = fs::read(program)?;
+/// No segment of the hypervisor is both written and executed (it takes these for its own page tables), and no bundle can crash
+/// it.
+fn hypervisor(bytes: &[u8]) -> Result<()> {
     let machine = u16::from_le_bytes([bytes[18], bytes[19]]);
     let program = elf::parse(&bytes[..bytes.len().min(elf::HEADERS_MAX)], bytes.len() as u64, machine);
     let program = program.map_err(|error| Error::msg(error.to_string()))?;
-    match program.segments.iter().find(|segment| segment.write && segment.execute) {
-        Some(segment) => bail!("the segment at {:#x} is written and executed", segment.memory.start),
-        None => Ok(()),
+    if let Some(segment) = program.segments.iter().find(|segment| segment.write && segment.execute) {
+        bail!("the segment at {:#x} is written and executed", segment.memory.start);
     }
+    if bytes.windows(PANIC_ON_PURPOSE.len()).any(|window| window == PANIC_ON_PURPOSE.as_bytes()) {
+        bail!("it has the call that crashes it for tests (the feature `crash-test`)");
+    }
+    Ok(())
 }
 
 /// No section of the application is both written and executed, and it says that firmware may rely on that.

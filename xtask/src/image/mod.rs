@@ -8,8 +8,8 @@ use crate::arch::{Arch, Dialect};
 use crate::bundle::Bundle;
 use crate::firmware::Boot;
 use crate::paths::Scratch;
-use crate::run::{Workbench, default_cmdline};
-use crate::setup::{signing, uefi};
+use crate::run::default_cmdline;
+use crate::setup::{Cache, initramfs, signing, uefi};
 use crate::{build, setup};
 use anyhow::{Context, Result, bail};
 use loader::config;
@@ -73,10 +73,10 @@ pub enum Format {
 /// A file for the volume: its path there, and its content.
 pub type Content = (String, Vec<u8>);
 
-/// Makes an image.
+/// Makes an image. All that the user named is looked at before anything is fetched or built.
 pub fn run(options: &Options) -> Result<()> {
     let settings = match &options.config {
-        Some(path) => fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?,
+        Some(path) => fs::read(path).with_context(|| format!("--config {} cannot be read", path.display()))?,
         None => DEFAULT_SETTINGS.into(),
     };
     let named = options.config.as_deref().unwrap_or(Path::new(SETTINGS));
@@ -85,17 +85,24 @@ pub fn run(options: &Options) -> Result<()> {
     let paths = [parsed.bundle, parsed.host_kernel, parsed.host_initrd, parsed.guest_kernel, parsed.guest_initrd];
     wanted.extend(paths.into_iter().chain([parsed.device_tree]).flatten().map(str::to_owned));
     let folder = options.config.as_deref().and_then(Path::parent);
-    let suffix = options.out.extension().is_some_and(|suffix| suffix.eq_ignore_ascii_case("iso"));
-    let format = options.format.unwrap_or(if suffix { Format::Iso } else { Format::Disk });
+    let find = |path: String| {
+        let path = path.replace('\\', "/");
+        Source::of(folder, &path).map(|source| (path, source))
+    };
+    let sources = wanted.into_iter().map(find).collect::<Result<Vec<_>>>()?;
+    let format = options.format();
     let bios = (format == Format::Iso && options.arch == Arch::X86_64).then(|| iso::Bios::of(&parsed)).transpose();
     let bios = bios.map_err(|why| anyhow::anyhow!("{}: {why}", named.display()))?;
-    let workshop = Scratch::new()?;
     let sign = options.sign.as_deref().zip(options.cert.as_deref());
+    if let Some((key, cert)) = sign {
+        crate::check::pem("--sign", key, "PRIVATE KEY")?;
+        crate::check::pem("--cert", cert, "CERTIFICATE")?;
+    }
+    crate::check::writable("--out", &options.out)?;
+    let workshop = Scratch::new()?;
     let mut contents = programs(options.arch, options.boot, sign, &workshop.0)?;
-    for path in wanted.iter().map(|path| path.replace('\\', "/")) {
-        let beside = folder.and_then(|folder| beside(folder, &path));
-        let file = beside.map_or_else(|| built(options.arch, &path), Ok)?;
-        contents.push((path, fs::read(&file).with_context(|| format!("{} cannot be read", file.display()))?));
+    for (path, source) in sources {
+        contents.push((path, source.read(options.arch)?));
     }
     if options.boot == Boot::GrubUefi {
         contents.push((MENU.into(), menu(options.arch, &parsed, 0).into()));
@@ -103,11 +110,75 @@ pub fn run(options: &Options) -> Result<()> {
     contents.push((SETTINGS.into(), settings));
     match format {
         Format::Disk => fs::write(&options.out, disk(&contents)?)
-            .with_context(|| format!("{} cannot be written", options.out.display())),
+            .with_context(|| format!("{} cannot be written (is the disk full?)", options.out.display()))?,
         Format::Iso => {
-            let grub = setup::grub::find(&setup::Cache::open()?)?;
-            iso::make(&grub, &workshop.0, &contents, bios.as_ref(), &options.out)
+            let grub = setup::grub::find(&Cache::open()?)?;
+            iso::make(&grub, &workshop.0, &contents, bios.as_ref(), &options.out)?;
         }
+    }
+    let size = fs::metadata(&options.out).map(|meta| meta.len())?;
+    say!("{}", options.told(size));
+    Ok(())
+}
+
+impl Options {
+    /// What is made.
+    fn format(&self) -> Format {
+        let suffix = self.out.extension().is_some_and(|suffix| suffix.eq_ignore_ascii_case("iso"));
+        self.format.unwrap_or(if suffix { Format::Iso } else { Format::Disk })
+    }
+
+    /// What was made, and what to do with it.
+    fn told(&self, size: u64) -> String {
+        let what = match (self.format(), self.arch) {
+            (Format::Disk, _) => "a disk that UEFI boots",
+            (Format::Iso, Arch::Aarch64) => "a CD, or a disk when written to one, that UEFI boots",
+            (Format::Iso, Arch::X86_64) => "a CD, or a disk when written to one, that UEFI and the BIOS boot",
+        };
+        let (out, arch) = (self.out.display(), self.arch.name());
+        format!(
+            "{out}: {} MiB, {what} on {arch} machines\n\
+             To boot from a stick (all that is on it is lost): sudo dd if={out} of=/dev/sdX bs=4M conv=fsync status=progress",
+            size.div_ceil(1 << 20)
+        )
+    }
+}
+
+/// Where a file comes from that the settings name.
+#[derive(Debug, PartialEq, Eq)]
+enum Source {
+    /// It lies beside the settings.
+    Beside(PathBuf),
+    /// The hypervisor of this tree.
+    Hypervisor,
+    /// Debian in the test host.
+    Bundle,
+}
+
+impl Source {
+    /// Of a path on the volume.
+    fn of(folder: Option<&Path>, path: &str) -> Result<Self> {
+        if let Some(file) = folder.and_then(|folder| beside(folder, path)) {
+            fs::File::open(&file).with_context(|| format!("{} cannot be read", file.display()))?;
+            return Ok(Source::Beside(file));
+        }
+        match path {
+            _ if path.eq_ignore_ascii_case(POSTERN) => Ok(Source::Hypervisor),
+            _ if path.eq_ignore_ascii_case(BUNDLE) => Ok(Source::Bundle),
+            _ => bail!(
+                "{path} is neither beside the settings nor something that is built here: put it into their folder"
+            ),
+        }
+    }
+
+    /// The content, built if need be.
+    fn read(&self, arch: Arch) -> Result<Vec<u8>> {
+        let file = match self {
+            Source::Beside(file) => file.clone(),
+            Source::Hypervisor => build::for_machines(&setup::toolchain::find(&Cache::open()?, arch)?)?.image,
+            Source::Bundle => default_bundle(arch)?,
+        };
+        fs::read(&file).with_context(|| format!("{} cannot be read", file.display()))
     }
 }
 
@@ -118,29 +189,20 @@ fn beside(folder: &Path, path: &str) -> Option<PathBuf> {
     [whole, last].into_iter().find(|file| file.is_file())
 }
 
-/// A file that this tree builds, by the path it has on a volume.
-fn built(arch: Arch, path: &str) -> Result<PathBuf> {
-    if path.eq_ignore_ascii_case(POSTERN) {
-        let toolchain = setup::toolchain::find(&setup::Cache::open()?, arch)?;
-        return Ok(build::all(&toolchain)?.postern);
-    }
-    if path.eq_ignore_ascii_case(BUNDLE) {
-        return default_bundle(arch);
-    }
-    bail!("{path} is neither beside the settings nor something that is built here")
-}
-
 /// Debian as a guest of the test host.
 fn default_bundle(arch: Arch) -> Result<PathBuf> {
     let dialect = arch.default_dialect();
-    let bench = Workbench::prepare(arch, &[dialect])?;
-    let mut bundle = Bundle { host: bench.images.payload("host")?, ..Bundle::default() };
+    let cache = Cache::open()?;
+    let toolchain = setup::toolchain::find(&cache, arch)?;
+    let (kernel, initrd) = (cache.guest_kernel(dialect)?, initramfs::pack(&cache, arch)?);
+    drop(cache);
+    let mut bundle = Bundle { host: build::payloads(&toolchain)?.get("host")?, ..Bundle::default() };
     for (name, value) in [("mode", "run"), ("dialect", Dialect::name(dialect)), ("cpus", "1"), ("memory", "268435456")]
     {
         bundle.set(name, value);
     }
-    bundle.kernel = Some(bench.kernel(dialect)?.to_owned());
-    bundle.initrd = Some(bench.initrd.clone());
+    bundle.kernel = Some(kernel);
+    bundle.initrd = Some(initrd);
     bundle.cmdline = Some(default_cmdline(dialect).into());
     bundle.write(&format!("image-{}", arch.name()))
 }
@@ -157,7 +219,7 @@ pub fn started_first(arch: Arch) -> &'static str {
 ///
 /// What is made on the way to them lies in `folder`.
 pub fn programs(arch: Arch, boot: Boot, sign: Option<(&Path, &Path)>, folder: &Path) -> Result<Vec<Content>> {
-    let cache = setup::Cache::open()?;
+    let cache = Cache::open()?;
     let first = started_first(arch);
     let toolchain = setup::toolchain::find_target(&cache, arch, arch.uefi_target())?;
     let mut programs = match boot {
@@ -211,6 +273,36 @@ mod tests {
         let parsed = config::parse(DEFAULT_SETTINGS.as_bytes()).unwrap();
         assert_eq!(parsed.bundle, Some(BUNDLE));
         assert_eq!(config::HYPERVISOR.replace('\\', "/"), POSTERN);
+    }
+
+    #[test]
+    fn what_settings_name_is_found_or_refused_before_it_is_built() {
+        let folder = Scratch::new().unwrap();
+        fs::create_dir_all(folder.0.join("EFI")).unwrap();
+        fs::write(folder.0.join("EFI/whole"), "1").unwrap();
+        fs::write(folder.0.join("last"), "2").unwrap();
+        let of = |path: &str| Source::of(Some(&folder.0), path);
+        assert_eq!(of("/EFI/whole").unwrap(), Source::Beside(folder.0.join("EFI/whole")));
+        assert_eq!(of("/a/b/last").unwrap(), Source::Beside(folder.0.join("last")));
+        assert_eq!(of(POSTERN).unwrap(), Source::Hypervisor);
+        assert_eq!(Source::of(None, BUNDLE).unwrap(), Source::Bundle);
+        assert!(of("/EFI/none").unwrap_err().to_string().contains("/EFI/none is neither beside"));
+    }
+
+    #[test]
+    fn what_was_made_is_told_with_what_to_do_with_it() {
+        use clap::Parser;
+        #[derive(Parser)]
+        struct Line {
+            #[command(flatten)]
+            options: Options,
+        }
+        let told = |words: &[&str]| Line::parse_from(["x"].iter().chain(words)).options.told((60 << 20) + 1);
+        let iso = told(&["--arch", "x86_64", "--out", "a/p.iso"]);
+        assert!(iso.starts_with("a/p.iso: 61 MiB, a CD, or a disk when written to one, that UEFI and the BIOS boot"));
+        assert!(iso.contains(" dd if=a/p.iso of=/dev/sdX "), "{iso}");
+        assert!(told(&["--out", "p.ISO"]).contains("that UEFI boots on aarch64"), "no BIOS there");
+        assert!(told(&["--out", "p.img"]).contains("MiB, a disk that UEFI boots on aarch64"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What arm64 has to show, in QEMU.
 
-use super::{End, Flaw, Guest, PLAIN, Scenario};
+use super::{End, Flaw, Guest, PANIC_ON_PURPOSE, PLAIN, Scenario};
 use crate::arch::Dialect;
 use crate::firmware::{Firmware, Mistake};
 use crate::machine::Extras;
@@ -270,7 +270,7 @@ pub const ALL: &[Scenario] = &[
         name: "crash-panic",
         proves: "a panic of Postern's ends in the crash record and stops the machine",
         config: &[("postern.crash", "panic")],
-        end: End::Crash("a panic on purpose"),
+        end: End::Crash(PANIC_ON_PURPOSE),
         ..CRASH
     },
     Scenario {

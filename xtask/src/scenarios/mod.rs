@@ -108,6 +108,9 @@ pub struct Scenario {
     pub timeout: u64,
 }
 
+/// What the hypervisor says when a bundle makes it panic; the one for real machines does not know these words.
+pub const PANIC_ON_PURPOSE: &str = "a panic on purpose";
+
 /// What a scenario has unless it says otherwise.
 pub const PLAIN: Scenario = Scenario {
     name: "",

@@ -1,7 +1,7 @@
 //! What x86-64 has to show, in Bochs. It emulates one instruction after the other, some 50 million each second: the Linux guests
 //! do more than one thing in each boot.
 
-use super::{End, Guest, PLAIN, Scenario};
+use super::{End, Guest, PANIC_ON_PURPOSE, PLAIN, Scenario};
 use crate::arch::Dialect;
 use crate::firmware::{Drive, Firmware, Mistake, Rom};
 use crate::machine::{PC, PC_APICV};
@@ -296,7 +296,7 @@ pub const ALL: &[Scenario] = &[
         name: "x86-crash-panic",
         proves: "a panic of Postern's ends in the crash record and stops the machine",
         config: &[("postern.crash", "panic")],
-        end: End::Crash("a panic on purpose"),
+        end: End::Crash(PANIC_ON_PURPOSE),
         ..CRASH
     },
     Scenario {
