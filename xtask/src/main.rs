@@ -110,17 +110,23 @@ fn main() -> ExitCode {
         Task::Build { arch } => build_all(arch),
         Task::Run(options) => {
             if let Err(text) = options.check() {
-                misunderstood(text);
+                misunderstood("run", text);
             }
             run::run(&options).and_then(verdict_to_result)
         }
         Task::Image(options) => image::run(&options),
-        Task::Test(options) => test::run(&options),
+        Task::Test(options) => match test::select(&options) {
+            Ok(tests) => test::run(&options, &tests),
+            Err(text) => misunderstood("test", text),
+        },
         Task::Demo { arch, firmware } => match Firmware::choose(firmware, arch) {
             Ok(firmware) => demo::run(arch, firmware),
-            Err(text) => misunderstood(text),
+            Err(text) => misunderstood("demo", text),
         },
-        Task::Bench(options) => bench::run(options),
+        Task::Bench(options) => match options.check() {
+            Ok(()) => bench::run(options),
+            Err(text) => misunderstood("bench", text),
+        },
     };
     match result {
         _ if terminal::nobody_reads() => ExitCode::from(NOBODY_READS),
@@ -133,8 +139,15 @@ fn main() -> ExitCode {
 }
 
 /// Ends with the exit status of a command line that cannot be understood.
-fn misunderstood(text: String) -> ! {
-    Cli::command().error(ErrorKind::ArgumentConflict, text).exit()
+fn misunderstood(command: &str, text: String) -> ! {
+    misunderstanding(command, text).exit()
+}
+
+/// The error as clap would word it, with the usage of the command it is about.
+fn misunderstanding(command: &str, text: String) -> clap::Error {
+    let mut all = Cli::command();
+    all.build();
+    all.find_subcommand_mut(command).expect("a command of this program").error(ErrorKind::ArgumentConflict, text)
 }
 
 fn build_all(arch: Arch) -> Result<()> {
@@ -146,4 +159,22 @@ fn build_all(arch: Arch) -> Result<()> {
 
 fn verdict_to_result(verdict: verdict::Verdict) -> Result<()> {
     if verdict.is_ok() { Ok(()) } else { Err(anyhow!("{verdict}")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_misunderstanding_shows_how_its_command_is_used() {
+        for command in ["run", "demo", "test", "bench"] {
+            let text = misunderstanding(command, "no".into()).to_string();
+            assert!(text.contains(&format!("Usage: cargo xtask {command} [OPTIONS]")), "{text}");
+        }
+    }
 }

@@ -43,6 +43,27 @@ impl Options {
     fn wants(&self, name: &str, ring: u8) -> bool {
         self.only.as_ref().is_none_or(|only| name.starts_with(only.as_str())) && self.ring.is_none_or(|r| r == ring)
     }
+
+    /// Why these options select nothing.
+    fn nothing(&self) -> String {
+        let Some(only) = &self.only else {
+            return "no test is in this ring and of this architecture: leave --ring or --arch out".into();
+        };
+        let named = || names().filter(|name| name.starts_with(only.as_str()));
+        let others = match (self.ring, self.arch) {
+            (Some(_), Some(_)) => "--ring or --arch",
+            (Some(_), None) => "--ring",
+            _ => "--arch",
+        };
+        if let Some(first) = named().next() {
+            let more = named().count() - 1;
+            let which = if more == 0 { format!("`{first}` is") } else { format!("`{first}` and {more} more are") };
+            return format!("{which} not among what {others} selects: leave that out");
+        }
+        let near = near(only);
+        let hint = if near.is_empty() { String::new() } else { format!(" (near: {})", near.join(", ")) };
+        format!("no test's name starts with `{only}`{hint}; `cargo xtask test --list` shows all")
+    }
 }
 
 /// How many things were tested.
@@ -99,15 +120,28 @@ const CHECKS: &[Check] = &[
     },
 ];
 
-/// Runs the tests; the last line on standard output is `N passed, N failed`.
-pub fn run(options: &Options) -> Result<()> {
-    let checks = CHECKS.iter().filter(|c| options.arch.is_none() && options.wants(c.name, c.ring));
-    let checks: Vec<_> = checks.collect();
+/// The tests of a run.
+pub struct Tests {
+    checks: Vec<&'static Check>,
+    scenarios: Vec<&'static Scenario>,
+}
+
+/// What the options select.
+///
+/// # Errors
+/// Nothing: what to change.
+pub fn select(options: &Options) -> Result<Tests, String> {
+    let checks: Vec<_> = CHECKS.iter().filter(|c| options.arch.is_none() && options.wants(c.name, c.ring)).collect();
     let of_arch = |scenario: &Scenario| options.arch.is_none_or(|arch| arch == scenario.arch());
     let scenarios: Vec<_> = scenarios::all().filter(|s| of_arch(s) && options.wants(s.name, s.ring)).collect();
     if checks.is_empty() && scenarios.is_empty() {
-        bail!("no test has this name; `cargo xtask test --list` shows all");
+        return Err(options.nothing());
     }
+    Ok(Tests { checks, scenarios })
+}
+
+/// Runs the tests; the last line on standard output is `N passed, N failed`.
+pub fn run(options: &Options, Tests { checks, scenarios }: &Tests) -> Result<()> {
     if options.list {
         let all = checks.iter().map(|c| (c.ring, c.name, c.proves));
         for (ring, name, proves) in all.chain(scenarios.iter().map(|s| (s.ring, s.name, s.proves))) {
@@ -123,7 +157,7 @@ pub fn run(options: &Options) -> Result<()> {
         }
     }
     if !scenarios.is_empty() && !stop.load(Ordering::Relaxed) {
-        count.add(all_scenarios(&scenarios, options.jobs, &stop));
+        count.add(all_scenarios(scenarios, options.jobs, &stop));
     }
     say!("{} passed, {} failed", count.passed, count.failed);
     if stop.load(Ordering::Relaxed) {
@@ -133,6 +167,23 @@ pub fn run(options: &Options) -> Result<()> {
         bail!("{} failed (transcripts of scenarios are in {})", count.failed, stage::transcripts().display());
     }
     Ok(())
+}
+
+/// Names of all tests.
+fn names() -> impl Iterator<Item = &'static str> {
+    CHECKS.iter().map(|check| check.name).chain(scenarios::all().map(|scenario| scenario.name))
+}
+
+/// At most so many names are offered in place of a wrong one.
+const OFFERED: usize = 4;
+
+/// Names that somebody who writes this may mean, the likeliest first: those that contain it, then those that are spelled much
+/// the same.
+fn near(text: &str) -> Vec<&'static str> {
+    let likeness = |name: &str| if name.contains(text) { 1.0 } else { strsim::jaro_winkler(text, name) };
+    let mut all: Vec<_> = names().map(|name| (likeness(name), name)).filter(|(likeness, _)| *likeness > 0.8).collect();
+    all.sort_by(|(one, _), (other, _)| other.total_cmp(one));
+    all.into_iter().map(|(_, name)| name).take(OFFERED).collect()
 }
 
 /// Dialects of one architecture whose kernels the scenarios boot.
@@ -379,8 +430,25 @@ mod tests {
     }
 
     #[test]
+    fn a_selection_of_nothing_says_what_to_change() {
+        let said = |only: Option<&str>, ring, arch| {
+            let options = Options { only: only.map(str::to_owned), ring, arch, ..Options::default() };
+            select(&options).map(|_| ()).unwrap_err()
+        };
+        let near = said(Some("relm-linux"), None, None);
+        assert!(near.contains("starts with `relm-linux` (near: realm-linux") && near.contains("--list"), "{near}");
+        assert!(said(Some("linux"), None, None).contains("near: realm-linux"), "a part of a name");
+        assert!(!said(Some("zzzzzzzz"), None, None).contains("near"));
+        assert!(said(Some("unit"), None, Some(Arch::X86_64)).contains("`unit` is not among what --arch selects"));
+        assert!(said(Some("realm-linux"), Some(1), None).contains("not among what --ring selects"));
+        assert!(said(Some("realm"), Some(1), Some(Arch::Aarch64)).contains("more are not among what --ring or --arch"));
+        assert!(said(None, Some(1), Some(Arch::X86_64)).contains("leave --ring or --arch out"));
+        assert!(select(&Options::default()).is_ok());
+    }
+
+    #[test]
     fn names_are_unique_and_selected_by_prefix_and_ring() {
-        let names: Vec<_> = CHECKS.iter().map(|c| c.name).chain(scenarios::all().map(|s| s.name)).collect();
+        let names: Vec<_> = names().collect();
         for (index, name) in names.iter().enumerate() {
             assert!(!names[..index].contains(name), "{name}");
         }

@@ -36,6 +36,16 @@ pub struct Options {
     long: bool,
 }
 
+impl Options {
+    /// Refuses what there is not.
+    pub fn check(&self) -> Result<(), String> {
+        match self.arch {
+            Arch::Aarch64 if self.long => Err("--long compares boots in Bochs alone: add --arch x86_64".into()),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// The machine of the figures: 2 GiB and one CPU.
 fn scene(arch: Arch) -> Scenario {
     Scenario {
@@ -59,10 +69,9 @@ pub fn run(options: Options) -> Result<()> {
     let stop = terminal::stop_flag();
     let mut found = Vec::new();
     let mut figures: Vec<&Figure> = figures::emulated(options.arch).iter().collect();
-    let long = options.long && options.arch == Arch::X86_64;
-    let bench = Workbench::prepare(options.arch, if long { &[Dialect::Tdx] } else { &[] })?;
+    let bench = Workbench::prepare(options.arch, if options.long { &[Dialect::Tdx] } else { &[] })?;
     emulated(&bench, options.arch, &mut found, &stop)?;
-    if long {
+    if options.long {
         found.push(("guest-boot".into(), boot::ratio(&bench, &stop)?));
         figures.extend(figures::BOOT);
     }
@@ -203,6 +212,13 @@ fn amount(value: f64, unit: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_long_part_is_of_one_architecture() {
+        let options = |arch, long| Options { arch, emulated_only: true, long };
+        assert!(options(Arch::Aarch64, true).check().unwrap_err().contains("--arch x86_64"));
+        assert!(options(Arch::X86_64, true).check().is_ok() && options(Arch::Aarch64, false).check().is_ok());
+    }
 
     #[test]
     fn figures_are_read_and_the_worse_of_two_counts() {

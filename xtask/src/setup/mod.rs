@@ -31,8 +31,22 @@ use std::path::{Path, PathBuf};
 pub struct Cache {
     root: PathBuf,
     manifest: RefCell<Manifest>,
-    _lock: fs::File,
+    /// Whether what is not there is an [`Absent`] piece, and nothing is got.
+    looks_only: bool,
+    _lock: Option<fs::File>,
 }
+
+/// A piece that is not there, by its name, in a cache that is only looked at.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Absent(String);
+
+impl std::fmt::Display for Absent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} is not there", self.0)
+    }
+}
+
+impl std::error::Error for Absent {}
 
 impl Cache {
     /// Opens the cache: `POSTERN_CACHE`, else `postern` in the user's cache folder. Waits while another process holds it.
@@ -43,12 +57,22 @@ impl Cache {
         })?;
         let lock = fs::File::create(root.join("lock"))
             .with_context(|| format!("{} is not writable; set POSTERN_CACHE to another folder", root.display()))?;
-        if lock.try_lock().is_err() {
+        Self::held(root, Some(lock), false)
+    }
+
+    /// The cache in this folder as it is: nothing is made or got, and what is not there is [`Absent`].
+    fn look(root: PathBuf) -> Result<Self> {
+        let lock = fs::File::open(root.join("lock")).ok();
+        Self::held(root, lock, true)
+    }
+
+    fn held(root: PathBuf, lock: Option<fs::File>, looks_only: bool) -> Result<Self> {
+        if let Some(lock) = lock.as_ref().filter(|lock| lock.try_lock().is_err()) {
             eprintln!("waiting for another xtask that uses {}", root.display());
             lock.lock()?;
         }
         let manifest = RefCell::new(Manifest::open(&root)?);
-        Ok(Cache { root, manifest, _lock: lock })
+        Ok(Cache { root, manifest, looks_only, _lock: lock })
     }
 
     /// Folder in which a piece may keep work that is worth resuming.
@@ -64,6 +88,7 @@ impl Cache {
         let path = self.root.join(name);
         match self.manifest.borrow_mut().check(&self.root, name, recipe, false)? {
             State::Good => return Ok(path),
+            _ if self.looks_only => return Err(Absent(name.to_owned()).into()),
             State::Damaged => eprintln!("{} does not match its checksum: getting it again", path.display()),
             State::Absent => {}
         }
@@ -111,8 +136,9 @@ pub struct Options {
     /// Only for this architecture [default: all].
     #[arg(long, value_enum)]
     arch: Option<Arch>,
-    /// Change nothing: read everything in the cache and compare checksums. Exit status 1 when something is damaged or gone.
-    #[arg(long, conflicts_with_all = ["refresh", "arch"])]
+    /// Change nothing: read everything in the cache and compare checksums. Exit status 1 when something is damaged or gone, or
+    /// was never there.
+    #[arg(long, conflicts_with = "refresh")]
     verify: bool,
     /// Forget what is there and get the newest of everything.
     #[arg(long)]
@@ -121,25 +147,23 @@ pub struct Options {
 
 /// Checks every piece against its checksum, and gets what is missing or damaged.
 pub fn run(options: Options) -> Result<()> {
+    if options.verify {
+        return verify(&Cache::look(folder()?)?, options.arch);
+    }
     let cache = Cache::open()?;
     if options.refresh {
         let _ = fs::remove_file(cache.root.join("manifest"));
         remove(&cache.root.join("apt"))?;
         *cache.manifest.borrow_mut() = Manifest::open(&cache.root)?;
     }
-    let bad = cache.check_all()?;
-    if options.verify {
-        if !bad.is_empty() {
-            bail!("damaged or gone: {}; `cargo xtask setup` gets it again", bad.join(", "));
-        }
-        return Ok(());
-    }
-    for name in &bad {
+    for name in cache.check_all()? {
         remove(&cache.root.join(name))?;
     }
     let mut found = Vec::new();
-    for arch in Arch::ALL.into_iter().filter(|arch| options.arch.is_none_or(|only| only == *arch)) {
-        found.extend(cache.pieces(arch)?);
+    for arch in chosen(options.arch) {
+        for (title, what) in cache.pieces(arch)? {
+            found.push((title, what?));
+        }
     }
     let width = found.iter().map(|(title, _)| title.len()).max().unwrap_or(0) + 2;
     for (title, what) in found {
@@ -154,6 +178,30 @@ pub fn run(options: Options) -> Result<()> {
     Ok(())
 }
 
+/// The architecture asked for, or all.
+fn chosen(arch: Option<Arch>) -> impl Iterator<Item = Arch> {
+    Arch::ALL.into_iter().filter(move |one| arch.is_none_or(|only| only == *one))
+}
+
+/// Names what is damaged or gone, and what [`run`] would get besides.
+fn verify(cache: &Cache, arch: Option<Arch>) -> Result<()> {
+    let bad = cache.check_all()?;
+    let mut absent = Vec::new();
+    for arch in chosen(arch) {
+        absent.extend(cache.pieces(arch)?.into_iter().filter_map(|(_, what)| Some(what.err()?.0)));
+    }
+    absent.retain(|name| !bad.contains(name));
+    absent.sort();
+    absent.dedup();
+    let kinds = [("damaged or gone", bad), ("never fetched", absent)];
+    let faults = kinds.iter().filter(|(_, names)| !names.is_empty());
+    let faults: Vec<_> = faults.map(|(fault, names)| format!("{fault}: {}", names.join(", "))).collect();
+    match faults.as_slice() {
+        [] => Ok(()),
+        some => bail!("in {}, {}; `cargo xtask setup` gets it", cache.root.display(), some.join("; ")),
+    }
+}
+
 /// The first of many packages stands for them all.
 fn brief(origin: &str) -> String {
     match origin.split(", ").collect::<Vec<_>>().as_slice() {
@@ -163,26 +211,30 @@ fn brief(origin: &str) -> String {
 }
 
 impl Cache {
-    /// Gets all that an architecture needs; what it is, and where.
-    fn pieces(&self, arch: Arch) -> Result<Vec<(String, String)>> {
+    /// Gets all that an architecture needs; what it is, and where. Nothing is [`Absent`] but in a cache that is only looked at.
+    fn pieces(&self, arch: Arch) -> Result<Vec<(String, Result<String, Absent>)>> {
         let path = |path: PathBuf| path.display().to_string();
-        let name = arch.name();
-        let mut found = vec![(format!("{name} core"), toolchain::find(self, arch)?.describe())];
-        let mut say = |what: &str, value: String| found.push((format!("{name} {what}"), value));
+        let mut found = Vec::new();
+        let mut say = |what: &str, value: Result<String>| -> Result<()> {
+            let value = value.map(Ok).or_else(|error| error.downcast().map(Err))?;
+            found.push((format!("{} {what}", arch.name()), value));
+            Ok(())
+        };
+        say("core", toolchain::find(self, arch).map(|toolchain| toolchain.describe()))?;
         match arch {
             Arch::Aarch64 => {
-                say("emulator", qemu::find(self)?.version);
-                say("realm guest kernel", path(self.guest_kernel(Dialect::Realm)?));
-                say("pkvm guest kernel", path(self.guest_kernel(Dialect::Pkvm)?));
+                say("emulator", qemu::find(self).map(|qemu| qemu.version))?;
+                say("realm guest kernel", self.guest_kernel(Dialect::Realm).map(path))?;
+                say("pkvm guest kernel", self.guest_kernel(Dialect::Pkvm).map(path))?;
             }
             Arch::X86_64 => {
-                say("emulator", bochs::find(self)?.version);
-                say("boot loader", grub::find(self)?.describe());
-                say("tdx guest kernel", path(self.guest_kernel(Dialect::Tdx)?));
-                say("older tdx guest kernel", path(self.stable_tdx_kernel()?));
+                say("emulator", bochs::find(self).map(|bochs| bochs.version))?;
+                say("boot loader", grub::find(self).map(|grub| grub.describe()))?;
+                say("tdx guest kernel", self.guest_kernel(Dialect::Tdx).map(path))?;
+                say("older tdx guest kernel", self.stable_tdx_kernel().map(path))?;
             }
         }
-        say("busybox", path(initramfs::busybox(self, arch)?));
+        say("busybox", initramfs::busybox(self, arch).map(path))?;
         Ok(found)
     }
 
@@ -241,4 +293,26 @@ fn beside(staging: &Path) -> PathBuf {
 fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_that_is_only_looked_at_stays_as_it_is() {
+        let root = std::env::temp_dir().join(format!("postern-cache-{}", std::process::id()));
+        let said = |arch| format!("{:#}", verify(&Cache::look(root.clone()).unwrap(), arch).unwrap_err());
+        let nothing = said(None);
+        for piece in ["kernel/debian-cloud-arm64", "kernel/pkvm-guest", "kernel/debian-cloud-amd64", "busybox-arm64"] {
+            assert!(nothing.contains(piece), "{piece}: {nothing}");
+        }
+        assert!(nothing.contains("never fetched: ") && nothing.ends_with("`cargo xtask setup` gets it"), "{nothing}");
+        assert!(!said(Some(Arch::X86_64)).contains("arm64"));
+        assert!(!root.exists(), "nothing is made");
+        fs::create_dir_all(&root).unwrap();
+        said(None);
+        assert_eq!(root.read_dir().unwrap().count(), 0, "nor in an empty folder");
+        fs::remove_dir(&root).unwrap();
+    }
 }

@@ -53,7 +53,7 @@ pub fn find(cache: &Cache, arch: Arch) -> Result<Toolchain> {
 
 /// Finds `core` for one of an architecture's targets, or gets it.
 pub fn find_target(cache: &Cache, arch: Arch, target: &'static str) -> Result<Toolchain> {
-    if installed(target) || rustup_adds(target) {
+    if installed(target) || !cache.looks_only && rustup_adds(target) {
         return Ok(Toolchain { arch, target, core: Core::Installed });
     }
     let release = release()?;
