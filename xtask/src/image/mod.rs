@@ -73,7 +73,7 @@ pub enum Format {
 /// A file for the volume: its path there, and its content.
 pub type Content = (String, Vec<u8>);
 
-/// Makes an image. All that the user named is looked at before anything is fetched or built.
+/// Makes an image. All that the user named is looked at before anything is built.
 pub fn run(options: &Options) -> Result<()> {
     let settings = match &options.config {
         Some(path) => fs::read(path).with_context(|| format!("--config {} cannot be read", path.display()))?,
@@ -99,6 +99,9 @@ pub fn run(options: &Options) -> Result<()> {
         crate::check::pem("--cert", cert, "CERTIFICATE")?;
     }
     crate::check::writable("--out", &options.out)?;
+    if let Some((key, cert)) = sign {
+        signing::pair(&signing::tools(&Cache::open()?)?, key, cert)?;
+    }
     let workshop = Scratch::new()?;
     let mut contents = programs(options.arch, options.boot, sign, &workshop.0)?;
     for (path, source) in sources {

@@ -12,11 +12,23 @@ pub fn tools(cache: &Cache) -> Result<Private> {
     Private::find(cache, "signing", "signing tools", &["sbsigntool", "openssl"], &[])
 }
 
+/// Refuses a key and a certificate that do not belong together.
+pub fn pair(tools: &Private, key: &Path, cert: &Path) -> Result<()> {
+    let public = |arguments: &[&str], file: &Path| {
+        finish(tool(tools, "openssl").args(arguments).arg("-in").arg(file), "openssl")
+            .with_context(|| format!("{} cannot be understood", file.display()))
+    };
+    if public(&["pkey", "-pubout"], key)? != public(&["x509", "-noout", "-pubkey"], cert)? {
+        bail!("{} is not the certificate of the key {}", cert.display(), key.display());
+    }
+    Ok(())
+}
+
 /// Writes a signed copy of a program.
 pub fn sign(tools: &Private, program: &Path, key: &Path, cert: &Path, out: &Path) -> Result<()> {
     let mut command = tool(tools, "sbsign");
     command.arg("--key").arg(key).arg("--cert").arg(cert).arg("--output").arg(out).arg(program);
-    finish(&mut command, "sbsign")
+    finish(&mut command, "sbsign").map(drop)
 }
 
 /// A key that is used once.
@@ -50,10 +62,11 @@ fn tool(tools: &Private, name: &str) -> Command {
     command
 }
 
-fn finish(command: &mut Command, name: &str) -> Result<()> {
+/// Runs a tool; what it says.
+fn finish(command: &mut Command, name: &str) -> Result<Vec<u8>> {
     let done = command.stdin(Stdio::null()).output().with_context(|| format!("{name} does not start"))?;
     if !done.status.success() {
         bail!("{name}: {}", String::from_utf8_lossy(&done.stderr).lines().last().unwrap_or("no reason given"));
     }
-    Ok(())
+    Ok(done.stdout)
 }
