@@ -1,8 +1,12 @@
 //! One line of progress for each long step: a bar on a terminal, plain lines elsewhere.
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
+
+/// The lines of all steps that are under way, one below the other.
+static LINES: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// A step that is under way; its line disappears when it is dropped.
 pub struct Step {
@@ -14,7 +18,7 @@ pub struct Step {
 impl Step {
     /// Begins a step of unknown length.
     pub fn start(title: &str) -> Self {
-        let bar = ProgressBar::new_spinner();
+        let bar = LINES.add(ProgressBar::new_spinner());
         bar.set_style(ProgressStyle::with_template("{spinner:.cyan} {prefix:<26} {msg}").expect("valid template"));
         bar.set_prefix(title.to_owned());
         bar.enable_steady_tick(Duration::from_millis(120));
@@ -42,7 +46,8 @@ impl Step {
     /// Ends the step with a lasting line.
     pub fn done(self, text: &str) {
         self.bar.finish_and_clear();
-        eprintln!("{:<28} {text} ({:.1} s)", self.title, self.started.elapsed().as_secs_f32());
+        let time = self.started.elapsed().as_secs_f32();
+        LINES.suspend(|| eprintln!("{:<28} {text} ({time:.1} s)", self.title));
     }
 
     /// Prints a lasting line above the step.
@@ -50,9 +55,9 @@ impl Step {
         self.hidden(|| eprintln!("{text}"));
     }
 
-    /// Does something that prints while the step's line is out of the way.
+    /// Does something that prints while the lines are out of the way.
     pub fn hidden(&self, print: impl FnOnce()) {
-        self.bar.suspend(print);
+        LINES.suspend(print);
     }
 }
 
