@@ -15,6 +15,7 @@ mod firmware;
 mod image;
 mod lint;
 mod machine;
+mod measured;
 mod paths;
 mod progress;
 mod run;

@@ -2,14 +2,18 @@
 
 use crate::bundle::{self, Bundle};
 use crate::cpio::Archive;
+use crate::image::Content;
 use crate::machine::eye::Picture;
-use crate::machine::{Clock, Event, Machine, Session};
+use crate::machine::{Clock, Emulator, Event, Machine, Session};
+use crate::measured;
 use crate::paths;
 use crate::run::{Workbench, console, default_cmdline};
 use crate::scenarios::{End, Flaw, Guest, Scenario};
 use crate::screen;
 use crate::verdict::Verdict;
+use abi::bundle::END_MARKER;
 use anyhow::Result;
+use loader::tpm::Values;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -24,6 +28,8 @@ pub struct Transcript {
     pub console: String,
     /// What was on the screen when the host began to run.
     pub screen: Option<Result<Picture, String>>,
+    /// What its TPM held when the machine was gone.
+    pub registers: Option<Result<Values, String>>,
 }
 
 /// Folder of the transcripts.
@@ -39,7 +45,19 @@ pub fn play(bench: &Workbench, scenario: &Scenario, stop: &AtomicBool) -> Result
     let _ = fs::create_dir_all(&folder);
     let _ = fs::write(folder.join(format!("{}.log", scenario.name)), &transcript.log);
     let _ = fs::write(folder.join(format!("{}.console", scenario.name)), &transcript.console);
-    judge(scenario, &transcript, &verdict)
+    judge(scenario, &transcript, &verdict)?;
+    match transcript.registers {
+        Some(registers) => measured::judge(&transcript.log, &loaded(bench, &machine, scenario)?, &registers?),
+        None => Ok(()),
+    }
+}
+
+/// What a volume has for the application to load.
+fn loaded(bench: &Workbench, machine: &Machine, scenario: &Scenario) -> Result<Vec<Content>, String> {
+    match bench.emulator_for(scenario.firmware) {
+        Emulator::Uefi(_, chain) => chain.contents(machine).map_err(|error| format!("{error:#}")),
+        _ => Err("only UEFI measures".into()),
+    }
 }
 
 /// Packs the bundle of a scenario.
@@ -122,14 +140,18 @@ fn flawed(name: &str, flaw: Flaw) -> Result<Option<PathBuf>> {
 
 fn boot(bench: &Workbench, machine: &Machine, scenario: &Scenario, stop: &AtomicBool) -> Result<(Transcript, Verdict)> {
     let mut transcript = Transcript::default();
-    let session = Session::start(&bench.emulator_for(scenario.firmware), machine)?;
+    let mut session = Session::start(&bench.emulator_for(scenario.firmware), machine)?;
+    let tpm = session.take_tpm();
     let keyboard = session.keyboard();
     let mut dialogue = scenario.dialogue.iter();
     let mut next = dialogue.next();
     // Where on the console the next text is looked for: each answer is to a new question.
     let mut seen = 0;
     let eye = session.eye();
+    // A machine with a TPM does not end by itself.
+    let is_last = |line: &str| tpm.is_some() && line.starts_with(END_MARKER);
     let verdict = session.follow(Some(Duration::from_secs(scenario.timeout)), stop, |event, _| {
+        let mut go_on = true;
         match event {
             Event::Log(line) => {
                 // Once the host runs, Postern writes no more.
@@ -138,6 +160,7 @@ fn boot(bench: &Workbench, machine: &Machine, scenario: &Scenario, stop: &Atomic
                 }
                 transcript.log.push_str(line);
                 transcript.log.push('\n');
+                go_on = !is_last(line);
             }
             Event::Console(bytes) => transcript.console.push_str(&String::from_utf8_lossy(bytes)),
             Event::ConsoleLine(_) | Event::SwitchedOff { .. } => {}
@@ -149,8 +172,9 @@ fn boot(bench: &Workbench, machine: &Machine, scenario: &Scenario, stop: &Atomic
             keyboard.type_in(answer.as_bytes());
             next = dialogue.next();
         }
-        true
+        go_on
     });
+    transcript.registers = tpm.map(|tpm| tpm.registers().map_err(|error| format!("{error:#}")));
     if let Some((question, _)) = next {
         transcript.log.push_str(&format!("(the console never said {question:?})\n"));
     }

@@ -6,6 +6,7 @@ use loader::config::Tpm;
 use loader::eventlog::{EventLog, IPL};
 use loader::tpm::{self, Values};
 use sha2::{Digest, Sha384};
+use uefi::Status;
 use uefi::boot::{self, ScopedProtocol};
 use uefi::proto::tcg::v2::{HashLogExtendEventFlags, PcrEventInputs, Tcg};
 use uefi::proto::tcg::{EventType, PcrIndex};
@@ -67,7 +68,12 @@ impl Measurements {
             let failed = |error: uefi::Error| format!("the TPM did not take the measurement of {description}: {error}");
             let event = PcrEventInputs::new_in_box(PcrIndex(register), EventType(IPL), description.as_bytes());
             let event = event.map_err(failed)?;
-            tpm.hash_log_extend_event(HashLogExtendEventFlags::empty(), data, &event).map_err(failed)?;
+            match tpm.hash_log_extend_event(HashLogExtendEventFlags::empty(), data, &event) {
+                // The register has been extended, and firmware's own log is full (TCG EFI Protocol Specification, section
+                // "EFI_TCG2_PROTOCOL.HashLogExtendEvent"). Ours is not.
+                Err(error) if error.status() == Status::VOLUME_FULL => {}
+                done => done.map_err(failed)?,
+            }
         }
         self.ticks += crate::machine::counter() - start;
         self.bytes += data.len() as u64;

@@ -9,6 +9,7 @@ use crate::image::{self, BUNDLE, Content, DEFAULT_SETTINGS, MENU, POSTERN, SETTI
 use crate::machine::Machine;
 use crate::paths;
 use crate::setup::grub::{self, Grub};
+use crate::setup::private::Private;
 use crate::setup::{Cache, uefi};
 use anyhow::{Context, Error, Result, anyhow};
 use clap::ValueEnum;
@@ -43,6 +44,9 @@ pub enum Firmware {
     /// UEFI that starts signed programs only tries one that is not, one that was altered, and one that is.
     #[value(skip)]
     SecureBoot,
+    /// UEFI that finds a TPM 2.0 (aarch64).
+    #[value(skip)]
+    Tpm,
 }
 
 /// What runs first on a PC.
@@ -79,6 +83,8 @@ pub struct Chain {
     pub firmware: Option<PathBuf>,
     /// Its variables as they are at first, if it is to remember any.
     pub variables: Option<Vec<u8>>,
+    /// The emulator of the TPM that it measures into, if there is one.
+    pub tpm: Option<Private>,
     programs: Vec<Content>,
     media: Media,
 }
@@ -143,7 +149,7 @@ impl Firmware {
         };
         let (programs, media) = match self {
             Firmware::Direct | Firmware::GrubBios => return Ok(None),
-            Firmware::Uefi => (programs(Boot::Uefi)?, Media::Disk),
+            Firmware::Uefi | Firmware::Tpm => (programs(Boot::Uefi)?, Media::Disk),
             Firmware::GrubUefi => (with_menu(image::default_menu(arch, 0))?, Media::Disk),
             Firmware::GrubUefiMultiboot2 => (with_menu(image::default_menu(arch, 1))?, Media::Disk),
             Firmware::Iso(_, drive) => (programs(Boot::Uefi)?, Media::Hybrid(grub::find(&Cache::open()?)?, drive)),
@@ -151,11 +157,18 @@ impl Firmware {
             Firmware::Menu => (with_menu(mistake::menu(arch))?, Media::Menu(programs(Boot::Uefi)?)),
             Firmware::SecureBoot => return secure::prepare(arch).map(Some),
         };
-        let firmware = match self {
-            Firmware::Iso(Rom::Bios, _) => None,
-            _ => Some(uefi::firmware(&Cache::open()?, arch)?),
-        };
-        Ok(Some(Chain { firmware, variables: None, programs, media }))
+        let cache = Cache::open()?;
+        let mut chain = Chain { firmware: None, variables: None, tpm: None, programs, media };
+        match self {
+            Firmware::Iso(Rom::Bios, _) => {}
+            Firmware::Tpm => {
+                let (firmware, variables) = uefi::secure_firmware(&cache)?;
+                (chain.firmware, chain.variables) = (Some(firmware), Some(fs::read(variables)?));
+                chain.tpm = Some(uefi::tpm(&cache)?);
+            }
+            _ => chain.firmware = Some(uefi::firmware(&cache, arch)?),
+        }
+        Ok(Some(chain))
     }
 }
 
@@ -195,7 +208,7 @@ impl Chain {
     }
 
     /// Files of the volume with everything in order.
-    fn contents(&self, machine: &Machine) -> Result<Vec<Content>> {
+    pub fn contents(&self, machine: &Machine) -> Result<Vec<Content>> {
         let read = |file: &PathBuf| fs::read(file).with_context(|| format!("{} cannot be read", file.display()));
         let mut contents = self.programs.clone();
         contents.push((POSTERN.into(), read(&machine.kernel)?));

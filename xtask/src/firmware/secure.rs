@@ -38,6 +38,7 @@ pub fn prepare(arch: Arch) -> Result<Chain> {
     Ok(Chain {
         firmware: Some(firmware),
         variables: Some(store),
+        tpm: None,
         programs,
         media: Media::SecureBoot([unsigned, altered]),
     })

@@ -4,6 +4,7 @@ mod desk;
 pub mod eye;
 mod kvm;
 mod pc;
+mod tpm;
 mod uefi;
 mod virt;
 
@@ -22,6 +23,7 @@ use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
+use tpm::Tpm;
 
 /// The arm64 machine that Postern is made for: EL2 and a GICv3.
 pub const VIRT: &str = "virt,virtualization=on,gic-version=3";
@@ -148,6 +150,8 @@ pub struct Session {
     desk: Option<Desk>,
     /// Sees the screen, if there is one.
     eye: Option<eye::Eye>,
+    /// The TPM, if there is one.
+    tpm: Option<Tpm>,
     /// The console is still the firmware's: it uses all serial ports of a PC.
     firmware: bool,
     /// When one attempt to boot fails, firmware makes another.
@@ -195,6 +199,7 @@ impl Session {
             typist: Some(typist),
             desk: None,
             eye: None,
+            tpm: None,
             firmware: false,
             tries_again: false,
         }
@@ -210,6 +215,11 @@ impl Session {
     /// What looks at the screen.
     pub fn eye(&self) -> Option<eye::Eye> {
         self.eye.clone()
+    }
+
+    /// Takes the TPM, which then outlives the machine.
+    pub fn take_tpm(&mut self) -> Option<Tpm> {
+        self.tpm.take()
     }
 
     /// What types into the guest's console.

@@ -2,6 +2,7 @@
 
 use super::desk::Desk;
 use super::eye::Eye;
+use super::tpm::Tpm;
 use super::{Machine, Session, virt};
 use crate::firmware::Chain;
 use crate::setup::qemu::Qemu;
@@ -36,8 +37,9 @@ pub fn start(qemu: &Qemu, chain: &Chain, machine: &Machine) -> Result<Session> {
         command.arg("-device").arg(format!("virtio-blk-device,drive=disk{index},bootindex={index}"));
     }
     let eye = machine.extras.screen.then(|| Eye::open(&mut command, desk.folder()));
+    let tpm = chain.tpm.as_ref().map(|program| Tpm::plug_in(program, &mut command)).transpose()?;
     let mut session = virt::spawn(command, |log| log)?;
-    (session.desk, session.eye) = (Some(desk), eye);
+    (session.desk, session.eye, session.tpm) = (Some(desk), eye, tpm);
     session.tries_again = true;
     Ok(session)
 }

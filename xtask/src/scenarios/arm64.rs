@@ -98,6 +98,15 @@ pub const ALL: &[Scenario] = &[
         ..REFUSED
     },
     Scenario {
+        name: "uefi-tpm",
+        proves: "a TPM holds what was loaded, by its registers 8 and 9, which are asked for when the machine is gone",
+        firmware: Firmware::Tpm,
+        extras: Extras { settings: "tpm = required\nguest-cmdline = test=functional\n", ..Extras::NONE },
+        log: &["measured; TPM, whose registers 8 and 9 are as the log says", "has 5 measurements"],
+        cpus: 2,
+        ..TINY
+    },
+    Scenario {
         name: "realm-linux-4cpu",
         proves: "the same on four vCPUs and two physical ones",
         cpus: 4,

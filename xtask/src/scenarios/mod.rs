@@ -174,7 +174,7 @@ mod tests {
             let x86 = scenario.arch() == Arch::X86_64;
             let boots = match scenario.firmware {
                 Firmware::Iso(..) => x86,
-                Firmware::SecureBoot => !x86,
+                Firmware::SecureBoot | Firmware::Tpm => !x86,
                 Firmware::Mistakes(_) | Firmware::Menu => true,
                 named => Firmware::of(scenario.arch()).contains(&named),
             };

@@ -8,6 +8,7 @@ use super::apt::{self, Apt};
 use crate::progress::Step;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// What no program reads at run time here.
 const UNUSED: [&str; 7] =
@@ -49,8 +50,18 @@ impl Private {
     /// Program and first arguments that start `/usr/bin/<name>`.
     pub fn start(&self, name: &str) -> (PathBuf, Vec<String>) {
         let text = |path: &Path| path.display().to_string();
-        let arguments = vec!["--library-path".into(), text(self.libraries()), text(&self.usr("bin").join(name))];
+        // Some keep libraries of their own in a folder of their name.
+        let folders = format!("{}:{}", text(self.libraries()), text(&self.libraries().join(name)));
+        let arguments = vec!["--library-path".into(), folders, text(&self.usr("bin").join(name))];
         (self.loader.clone(), arguments)
+    }
+
+    /// A command that starts `/usr/bin/<name>`.
+    pub fn command(&self, name: &str) -> Command {
+        let (program, arguments) = self.start(name);
+        let mut command = Command::new(program);
+        command.args(arguments);
+        command
     }
 }
 

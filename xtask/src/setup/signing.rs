@@ -15,7 +15,7 @@ pub fn tools(cache: &Cache) -> Result<Private> {
 /// Refuses a key and a certificate that do not belong together.
 pub fn pair(tools: &Private, key: &Path, cert: &Path) -> Result<()> {
     let public = |arguments: &[&str], file: &Path| {
-        finish(tool(tools, "openssl").args(arguments).arg("-in").arg(file), "openssl")
+        finish(tools.command("openssl").args(arguments).arg("-in").arg(file), "openssl")
             .with_context(|| format!("{} cannot be understood", file.display()))
     };
     if public(&["pkey", "-pubout"], key)? != public(&["x509", "-noout", "-pubkey"], cert)? {
@@ -26,7 +26,7 @@ pub fn pair(tools: &Private, key: &Path, cert: &Path) -> Result<()> {
 
 /// Writes a signed copy of a program.
 pub fn sign(tools: &Private, program: &Path, key: &Path, cert: &Path, out: &Path) -> Result<()> {
-    let mut command = tool(tools, "sbsign");
+    let mut command = tools.command("sbsign");
     command.arg("--key").arg(key).arg("--cert").arg(cert).arg("--output").arg(out).arg(program);
     finish(&mut command, "sbsign").map(drop)
 }
@@ -45,21 +45,14 @@ pub struct Key {
 pub fn make_key(tools: &Private, folder: &Path) -> Result<Key> {
     let [key, cert, der, config] = ["key.pem", "cert.pem", "cert.der", "openssl.cnf"].map(|name| folder.join(name));
     fs::write(&config, "[req]\ndistinguished_name = name\n[name]\n")?;
-    let mut make = tool(tools, "openssl");
+    let mut make = tools.command("openssl");
     make.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-sha256", "-days", "3650", "-subj", "/CN=test/"]);
     make.arg("-config").arg(&config).arg("-keyout").arg(&key).arg("-out").arg(&cert);
     finish(&mut make, "openssl")?;
-    let mut convert = tool(tools, "openssl");
+    let mut convert = tools.command("openssl");
     convert.args(["x509", "-outform", "DER", "-in"]).arg(&cert).arg("-out").arg(&der);
     finish(&mut convert, "openssl")?;
     Ok(Key { key, cert, der: fs::read(der)? })
-}
-
-fn tool(tools: &Private, name: &str) -> Command {
-    let (program, arguments) = tools.start(name);
-    let mut command = Command::new(program);
-    command.args(arguments);
-    command
 }
 
 /// Runs a tool; what it says.

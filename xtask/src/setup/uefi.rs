@@ -1,5 +1,6 @@
-//! What booting through UEFI needs beside the emulator: firmware, and GRUB for EFI.
+//! What booting through UEFI needs beside the emulator: firmware, GRUB for EFI, and a TPM.
 
+use super::private::Private;
 use super::{Cache, remove};
 use crate::arch::Arch;
 use crate::progress::Step;
@@ -28,14 +29,19 @@ pub fn grub_modules(cache: &Cache, arch: Arch) -> Result<PathBuf> {
     picked(cache, &name, "GRUB for UEFI", package, &format!("usr/lib/grub/{folder}"))
 }
 
-/// arm64 firmware that has Secure Boot, and takes no program with memory that is both written and executed: its code, and
-/// its variables as it has them at first.
+/// arm64 firmware that has Secure Boot, drives a TPM, and takes no program with memory that is both written and executed: its
+/// code, and its variables as it has them at first. Debian builds no other that knows of TPMs.
 pub fn secure_firmware(cache: &Cache) -> Result<(PathBuf, PathBuf)> {
     let get = |name: &str, file: &str| {
         picked(cache, name, "arm64 UEFI firmware", "qemu-efi-aarch64", &format!("usr/share/AAVMF/{file}"))
     };
     let code = get("uefi-arm64-secure.fd", "AAVMF_CODE.secboot.strictnx.fd")?;
     Ok((code, get("uefi-arm64-variables.fd", "AAVMF_VARS.fd")?))
+}
+
+/// The emulator of a TPM.
+pub fn tpm(cache: &Cache) -> Result<Private> {
+    Private::find(cache, "swtpm", "TPM", &["swtpm"], &[])
 }
 
 /// One file or folder out of a package.

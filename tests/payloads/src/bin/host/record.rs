@@ -1,6 +1,7 @@
 //! What a boot through UEFI has left for the host: the measurements of all that was loaded.
 
 use abi::handoff::Region;
+use core::fmt;
 use loader::{eventlog, handoff};
 use payloads::{Boot, say};
 
@@ -19,7 +20,16 @@ pub fn show(boot: &Boot) {
     say!("host: the record of the boot has {count} measurements and {seed}");
     for event in eventlog::events(bytes(&record.event_log)) {
         let name = core::str::from_utf8(event.description).unwrap_or("?");
-        say!("host: measured into {}: {name}", event.register);
+        say!("host: measured into {}: {name}: {}", event.register, Hex(event.digest));
+    }
+}
+
+/// A digest as text.
+struct Hex<'a>(&'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
