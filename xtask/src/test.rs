@@ -174,7 +174,7 @@ pub fn run(options: &Options, Tests { checks, scenarios }: &Tests) -> Result<()>
         return Ok(());
     }
     let stop = terminal::stop_flag();
-    let mut count = all_checks(&checks, options.jobs, &stop);
+    let mut count = all_checks(checks, options.jobs, &stop);
     if !scenarios.is_empty() && !stop.load(Ordering::Relaxed) {
         count.add(all_scenarios(scenarios, options.jobs, &stop));
     }
