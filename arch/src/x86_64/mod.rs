@@ -37,6 +37,7 @@ hardware! {
     cache;
     controls;
     crash;
+    deliver;
     descriptors;
     emulate;
     entry;

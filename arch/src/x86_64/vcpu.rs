@@ -1,11 +1,11 @@
 //! A guest's vCPU: its registers, world switch, entry and exit. What the exits mean is in `emulate`.
 
 use super::fetch::Fetch;
-use super::inject::{self, Collision, Deliver, Event, Kind, Waiting, blocking, vector};
+use super::inject::{Event, Kind, blocking, vector};
 use super::machine::VCPU_FRAMES;
 use super::vapic::{Apic, Inbox};
 use super::vectors::{self, Entered, Gprs};
-use super::vmx::{self, field, primary};
+use super::vmx::{self, field};
 use super::world::{self, World};
 use super::{apicv, controls, cpuid, exits, host, percpu, section, timer, tlb};
 use crate::{Conduit, Exit, MmioAccess, QuickCalls, VcpuMask, VeInfo, VmConfig};
@@ -75,7 +75,7 @@ pub struct Vcpu {
     /// The CPU has the VMCS in its launched state.
     launched: bool,
     /// The VMCS has an event for the next entry.
-    armed: bool,
+    pub(super) armed: bool,
     /// The CPU it ran on last.
     last_cpu: Option<usize>,
     /// When the host gets this CPU back at the latest, in the guest's time.
@@ -87,11 +87,11 @@ pub struct Vcpu {
     /// What the next entry delivers.
     pub(super) queued: Option<Event>,
     /// An interrupt that an exception came before.
-    displaced: Option<Event>,
+    pub(super) displaced: Option<Event>,
     /// Faults until nothing was left to do.
     pub(super) dead: bool,
     /// A virtualization exception that the guest has not asked about yet.
-    ve: Option<VeInfo>,
+    pub(super) ve: Option<VeInfo>,
     /// The EPT violation of the last exit.
     pub(super) violation: VeInfo,
     awaited: Option<Awaited>,
@@ -110,12 +110,10 @@ pub struct Vcpu {
 /// from a guest that was entered like that.
 const SLICES: u64 = 100;
 /// RFLAGS.RF, RFLAGS.TF.
-const RESUME: u64 = 1 << 16;
+pub(super) const RESUME: u64 = 1 << 16;
 const TRAP: u64 = 1 << 8;
 /// Single step in the pending debug exceptions.
 const PENDING_STEP: u64 = 1 << 14;
-/// CR0.PE.
-const PROTECTED: u64 = 1;
 /// CS.L in the access rights, EFER.LMA.
 pub(super) const LONG_CODE: u64 = 1 << 13;
 pub(super) const LONG_ACTIVE: u64 = 1 << 10;
@@ -375,113 +373,6 @@ impl Vcpu {
             vmx::modify(field::GUEST_INTERRUPTIBILITY, blocking::NMI, 0);
         }
         self.handle(vm, calls, self.reason)
-    }
-
-    /// Decides what the entry delivers, and asks for an exit when the guest opens to the rest. True when there is nothing, now
-    /// or later, that has been sent already.
-    fn deliver(&mut self, vm: &Vm, now: u64) -> bool {
-        let inboxes = vm.inboxes();
-        let Some(inbox) = inboxes.get(self.index) else { return false };
-        match self.displaced.take() {
-            Some(Event { kind: Kind::External, vector, .. }) => self.take_back(vector),
-            Some(_) => inbox.post_nmi(),
-            None => {}
-        }
-        self.apic.poll(inboxes, now);
-        if inbox.is_empty() && !self.apic.requests() && self.queued.is_none() && !self.armed {
-            self.set_windows(0);
-            return true;
-        }
-        // No NMI before the guest has asked about a virtualization exception: its handler could cause another.
-        let nmi = inbox.nmi() && self.ve.is_none();
-        let interrupt = self.pending(inbox);
-        if nmi || interrupt.is_some() {
-            self.choose(inbox, nmi, interrupt);
-        } else {
-            self.set_windows(0);
-        }
-        match &self.queued {
-            Some(event) => {
-                // An event ends what STI and MOV SS have begun. Left there, a debug exception with RFLAGS.TF set, which every
-                // user program can cause behind a MOV SS, would make the entry fail (SDM volume 3, "Checks on Guest
-                // Non-Register State": a single step has to be pending then).
-                let blocked = vmx::read(field::GUEST_INTERRUPTIBILITY);
-                if blocked & (blocking::STI | blocking::MOV_SS) != 0 {
-                    vmx::write(field::GUEST_INTERRUPTIBILITY, blocked & !(blocking::STI | blocking::MOV_SS));
-                }
-                vmx::deliver(event);
-                self.armed = true;
-            }
-            None if self.armed => {
-                vmx::write(field::ENTRY_INTERRUPTION, 0);
-                self.armed = false;
-            }
-            None => {}
-        }
-        false
-    }
-
-    fn choose(&mut self, inbox: &Inbox, nmi: bool, interrupt: Option<u8>) {
-        let waiting = Waiting {
-            queued: self.queued.is_some(),
-            nmi,
-            interrupt: interrupt.is_some(),
-            blocking: vmx::read(field::GUEST_INTERRUPTIBILITY),
-            rflags: vmx::read(field::GUEST_RFLAGS),
-        };
-        match (inject::choose(&waiting), interrupt) {
-            (Deliver::Nmi, _) if inbox.take_nmi() => self.queued = Some(Event::NMI),
-            (Deliver::Interrupt, Some(vector)) => {
-                self.apic.accept(vector);
-                self.queued = Some(Event::external(vector));
-            }
-            _ => {}
-        }
-        let for_nmi = if self.ve.is_none() && inbox.nmi() { primary::NMI_WINDOW } else { 0 };
-        let for_interrupt = if self.pending(inbox).is_some() { primary::INTERRUPT_WINDOW } else { 0 };
-        self.set_windows(for_nmi | for_interrupt);
-    }
-
-    /// Makes the guest exit as soon as it lets in what these controls stand for.
-    fn set_windows(&mut self, windows: u32) {
-        let primary = self.primary & !(primary::NMI_WINDOW | primary::INTERRUPT_WINDOW) | windows;
-        if primary != self.primary {
-            self.primary = primary;
-            vmx::write(field::PRIMARY_CONTROLS, primary.into());
-        }
-    }
-
-    /// Gives the guest an exception without error code, or with the error code 0.
-    pub(super) fn exception(&mut self, number: u8) {
-        let protected = vmx::read(field::GUEST_CR0) & PROTECTED != 0;
-        self.raise(Event::exception(number, protected));
-        // It is a fault: the instruction will be executed again, past its own breakpoint.
-        vmx::modify(field::GUEST_RFLAGS, 0, RESUME);
-    }
-
-    /// Gives the guest an event that comes before what is queued.
-    pub(super) fn raise(&mut self, event: Event) {
-        let Some(first) = self.queued.replace(event) else { return };
-        match inject::collide(&first, &event) {
-            Collision::Second => {}
-            Collision::Keep => self.displaced = Some(first),
-            Collision::DoubleFault => {
-                let protected = vmx::read(field::GUEST_CR0) & PROTECTED != 0;
-                self.queued = Some(Event::exception(vector::DOUBLE_FAULT, protected));
-            }
-            Collision::Shutdown => self.dead = true,
-        }
-    }
-
-    /// Gives the guest a virtualization exception, or a double fault when it has not asked about the last one (TDX module
-    /// base specification, "Virtualization Exception").
-    pub(super) fn virtualization_exception(&mut self, info: VeInfo) {
-        if self.ve.is_some() {
-            self.exception(vector::DOUBLE_FAULT);
-        } else {
-            self.ve = Some(info);
-            self.exception(vector::VIRTUALIZATION);
-        }
     }
 }
 
