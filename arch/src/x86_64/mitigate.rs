@@ -18,8 +18,20 @@ pub struct Barriers {
     /// Postern's indirect branches, and STIBP what the other hyperthread does. Set at each exit: without enhanced IBRS
     /// the write itself is what protects.
     pub control: u64,
-    /// At each exit, predictions of returns: the CPU would use those of whoever ran.
-    pub returns: bool,
+    /// At each exit: the CPU would use the predictions of whoever ran.
+    pub returns: Returns,
+}
+
+/// Whose predictions of returns have to be replaced after an exit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Returns {
+    /// None: enhanced IBRS and SMEP keep them apart.
+    #[default]
+    None,
+    /// The first one: that of CPUs with enhanced IBRS and without PBRSB_NO.
+    First,
+    /// All.
+    All,
 }
 
 const MD_CLEAR: u32 = 1 << 10;
@@ -58,8 +70,12 @@ impl Barriers {
             control: bit(ibrs, CONTROL_IBRS)
                 | bit(ibrs && has(STIBP), CONTROL_STIBP)
                 | bit(ibrs && leaf7_2 & BHI_CTRL != 0 && capabilities & BHI_NO == 0, CONTROL_BHI),
-            // Enhanced IBRS and SMEP keep returns apart as well, but for the first one on some CPUs.
-            returns: ibrs && (capabilities & IBRS_ALL == 0 || capabilities & PBRSB_NO == 0),
+            returns: match (capabilities & IBRS_ALL != 0, capabilities & PBRSB_NO != 0) {
+                _ if !ibrs => Returns::None,
+                (false, _) => Returns::All,
+                (true, false) => Returns::First,
+                (true, true) => Returns::None,
+            },
         }
     }
 }
@@ -73,7 +89,8 @@ impl fmt::Display for Barriers {
             (self.control & CONTROL_IBRS, "IBRS"),
             (self.control & CONTROL_STIBP, "STIBP"),
             (self.control & CONTROL_BHI, "BHI_DIS_S"),
-            (self.returns.into(), "returns"),
+            ((self.returns == Returns::First).into(), "the first return"),
+            ((self.returns == Returns::All).into(), "returns"),
             (self.predictions.into(), "IBPB"),
             (self.data_cache.into(), "L1D flush"),
             (self.buffers.into(), "VERW"),
@@ -111,7 +128,7 @@ mod tests {
 
     const ALL: u32 = MD_CLEAR | IBRS_IBPB | STIBP | FLUSH_CMD;
     const EVERY: Barriers =
-        Barriers { predictions: true, data_cache: true, buffers: true, control: 0b11, returns: true };
+        Barriers { predictions: true, data_cache: true, buffers: true, control: 0b11, returns: Returns::All };
 
     #[test]
     fn a_cpu_gets_what_it_needs() {
@@ -133,15 +150,16 @@ mod tests {
         assert_eq!(control(IBRS_IBPB | STIBP, BHI_CTRL, 0), 0b11 | 1 << 10);
         assert_eq!(control(IBRS_IBPB | STIBP, BHI_CTRL, BHI_NO), 0b11);
         let returns = |capabilities| Barriers::needed(IBRS_IBPB, 0, capabilities).returns;
-        assert!(returns(0) && returns(IBRS_ALL) && returns(PBRSB_NO));
-        assert!(!returns(IBRS_ALL | PBRSB_NO));
-        assert!(!Barriers::needed(0, 0, IBRS_ALL).returns);
+        assert_eq!([returns(0), returns(PBRSB_NO)], [Returns::All; 2]);
+        assert_eq!([returns(IBRS_ALL), returns(IBRS_ALL | PBRSB_NO)], [Returns::First, Returns::None]);
+        assert_eq!(Barriers::needed(0, 0, IBRS_ALL).returns, Returns::None);
     }
 
     #[test]
     fn the_log_says_what_is_done() {
         assert_eq!(EVERY.to_string(), "IBRS, STIBP, returns, IBPB, L1D flush, VERW");
-        assert_eq!(Barriers { predictions: true, ..Barriers::default() }.to_string(), "IBPB");
+        let some = Barriers { predictions: true, returns: Returns::First, ..Barriers::default() };
+        assert_eq!(some.to_string(), "the first return, IBPB");
         assert_eq!(Barriers::default().to_string(), "nothing that this CPU has");
     }
 

@@ -302,12 +302,16 @@ impl Vcpu {
     pub fn enter<C: QuickCalls>(&mut self, vm: &Vm, calls: &C) -> Exit {
         let (space, rate) = (tlb::index(Space::Guest(vm.config.owner)), world::cpu().timer_rate);
         let (mut quiet, mut end, mut first) = (false, 0, true);
-        while !self.dead {
+        loop {
             let now = vm.now();
             // Where there was nothing to deliver, a CPUID or a TDCALL has not changed that: what others send meanwhile comes
             // with an NMI, and the guest's own timer with an exit of its own.
             let unchanged = matches!(self.reason, vmx::reason::CPUID | vmx::reason::EXCEPTION_OR_NMI);
             if !(quiet && unchanged && self.queued.is_none() && now < end) {
+                // Of exceptions without end, the last of which is queued.
+                if self.dead {
+                    return Exit::Shutdown;
+                }
                 quiet = self.deliver(vm, now);
                 end = self.apic.deadline().map_or(self.slice, |deadline| deadline.min(self.slice));
                 // The preemption timer may count too slowly to see a guest that leaves all the time.
@@ -333,7 +337,7 @@ impl Vcpu {
                     // Its own VMCS is what the CPU does not take: nobody else has to end with it.
                     log::error!("VM {}: entry error {}", vm.config.owner.get(), vmx::read(field::INSTRUCTION_ERROR));
                     self.dead = true;
-                    continue;
+                    return Exit::Shutdown;
                 }
             }
             let exit = self.exited(vm, calls);
@@ -348,7 +352,6 @@ impl Vcpu {
                 return Exit::Handled;
             }
         }
-        Exit::Shutdown
     }
 
     fn exited<C: QuickCalls>(&mut self, vm: &Vm, calls: &C) -> Exit {
@@ -386,17 +389,17 @@ pub(super) fn skip(length: u64) {
     let from = vmx::read(field::GUEST_RIP);
     let to = from.wrapping_add(length);
     // Outside of 64-bit mode RIP has 32 bits; a higher one is 64-bit mode's.
-    let wraps = from <= EIP && to > EIP && !is_long();
+    let wraps = (from ^ to) > EIP && !is_long();
     vmx::write(field::GUEST_RIP, if wraps { to & EIP } else { to });
     let blocked = vmx::read(field::GUEST_INTERRUPTIBILITY);
     if blocked & (blocking::STI | blocking::MOV_SS) != 0 {
         vmx::write(field::GUEST_INTERRUPTIBILITY, blocked & !(blocking::STI | blocking::MOV_SS));
     }
     let flags = vmx::read(field::GUEST_RFLAGS);
-    if flags & RESUME != 0 {
+    if flags & (RESUME | TRAP) != 0 {
         vmx::write(field::GUEST_RFLAGS, flags & !RESUME);
-    }
-    if flags & TRAP != 0 {
-        vmx::modify(field::GUEST_PENDING_DEBUG, 0, PENDING_STEP);
+        if flags & TRAP != 0 {
+            vmx::modify(field::GUEST_PENDING_DEBUG, 0, PENDING_STEP);
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! NMI that interrupts it does not return there but where the entry is given up. Nothing has to be undone: until the
 //! entry succeeds the registers in memory are the valid ones.
 
+use super::mitigate::Returns;
 use super::percpu::{self, PerCpu};
 use super::{descriptors, power, tlb};
 use core::arch::{global_asm, naked_asm};
@@ -112,22 +113,24 @@ postern_enter_stale:
     jmp     4f
 
     .balign 64
-    // The exit on a CPU that would predict Postern's returns by the calls of whoever ran. So many as the longest stack of
-    // predictions has; what such a return does by mistake ends at the breakpoint.
-    .global postern_exit_predicting
-postern_exit_predicting:
-    .rept   {predictions}
+    // Exits on CPUs that would predict Postern's returns by the calls of whoever ran: all, or the first. What such a return does
+    // by mistake ends at a breakpoint.
+    .global postern_exit_all
+postern_exit_all:
+    .rept   {predictions} - 1
     call    2f
     int3
 2:
     .endr
-    add     rsp, {predictions} * 8
+    add     rsp, ({predictions} - 1) * 8
+    .global postern_exit_first
+postern_exit_first:
+    call    2f
+    int3
+2:  add     rsp, 8
     lfence
-
-    .balign 64
     .global postern_exit
 postern_exit:
-    mov     qword ptr gs:[{running}], 0
     push    rdi
     mov     rdi, [rsp + 8]
     mov     [rdi], rax
@@ -195,13 +198,18 @@ unsafe extern "C" {
     static postern_enter_window_end: u8;
     static postern_enter_aborted: u8;
     static postern_exit: u8;
-    static postern_exit_predicting: u8;
+    static postern_exit_first: u8;
+    static postern_exit_all: u8;
     static postern_sleep_end: u8;
 }
 
-/// Where a VM exit goes on, for the host-state area. `returns`: [`super::mitigate::Barriers::returns`].
-pub fn exit_address(returns: bool) -> u64 {
-    if returns { &raw const postern_exit_predicting as u64 } else { &raw const postern_exit as u64 }
+/// Where a VM exit goes on, for the host-state area.
+pub fn exit_address(returns: Returns) -> u64 {
+    match returns {
+        Returns::None => &raw const postern_exit as u64,
+        Returns::First => &raw const postern_exit_first as u64,
+        Returns::All => &raw const postern_exit_all as u64,
+    }
 }
 
 /// Enters non-root operation with the current VMCS and comes back when whoever runs leaves it. `launched`: not the first

@@ -136,7 +136,7 @@ pub const ALL: &[Scenario] = &[
         arguments: "test=functional",
         machine: APICV.machine,
         config: APICV.config,
-        log: &["delivered by the CPU (APICv)", "against speculation: IBRS, STIBP, returns, IBPB"],
+        log: &["delivered by the CPU (APICv)", "against speculation: IBRS, STIBP, the first return, IBPB"],
         timeout: 120,
         ..TINY
     },
