@@ -5,7 +5,7 @@ use super::pages::Protection;
 use super::percpu::{self, PerCpu};
 use super::serial::Serial;
 use super::xapic::{PAGE, WINDOW};
-use super::{acpi, apic, entry, features, host, mmu, power, start, timer, vmx};
+use super::{acpi, apic, entry, features, host, mmu, power, start, timer, vmx, world};
 use crate::screen::Screen;
 use crate::{BootInfo, console};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -257,7 +257,7 @@ pub extern "C" fn secondary(index: usize) -> ! {
 }
 
 fn prepare_secondary(index: usize) -> Result<(), BootError> {
-    if !features::same_here() {
+    if !features::same_here() || !world::same_here() {
         return Err(BootError::Cpu("a CPU differs from the boot CPU"));
     }
     apic::enable_other()?;

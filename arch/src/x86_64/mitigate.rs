@@ -23,7 +23,7 @@ pub struct Barriers {
 }
 
 /// Whose predictions of returns have to be replaced after an exit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Returns {
     /// None: enhanced IBRS and SMEP keep them apart.
     #[default]
@@ -57,6 +57,14 @@ const CONTROL_STIBP: u64 = 1 << 1;
 const CONTROL_BHI: u64 = 1 << 10;
 
 impl Barriers {
+    /// Whether they are possible on a CPU that needs `other`, and enough: with the same register and commands, and no less to
+    /// forget.
+    pub fn serve(&self, other: &Self) -> bool {
+        (self.control, self.predictions, self.data_cache) == (other.control, other.predictions, other.data_cache)
+            && self.buffers >= other.buffers
+            && self.returns >= other.returns
+    }
+
     /// From EDX of CPUID leaves 7 and 7.2, and IA32_ARCH_CAPABILITIES; 0 where they do not exist.
     pub fn needed(leaf7: u32, leaf7_2: u32, capabilities: u64) -> Self {
         let has = |bit| leaf7 & bit != 0;
@@ -153,6 +161,15 @@ mod tests {
         assert_eq!([returns(0), returns(PBRSB_NO)], [Returns::All; 2]);
         assert_eq!([returns(IBRS_ALL), returns(IBRS_ALL | PBRSB_NO)], [Returns::First, Returns::None]);
         assert_eq!(Barriers::needed(0, 0, IBRS_ALL).returns, Returns::None);
+    }
+
+    #[test]
+    fn a_cpu_that_differs_is_told_from_one_that_needs_less() {
+        let less = Barriers { buffers: false, returns: Returns::First, ..EVERY };
+        assert!(EVERY.serve(&EVERY) && EVERY.serve(&less) && !less.serve(&EVERY));
+        for other in [Barriers { control: 1, ..EVERY }, Barriers { data_cache: false, ..EVERY }, Barriers::default()] {
+            assert!(!EVERY.serve(&other) && !other.serve(&EVERY));
+        }
     }
 
     #[test]

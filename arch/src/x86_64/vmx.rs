@@ -125,6 +125,9 @@ pub fn enable(cpu: &PerCpu) -> Result<(), BootError> {
         // The host goes on with what firmware has left.
         cpu.runs.value.set(rdmsr(number::SPEC_CTRL));
         cpu.root.value.set(control);
+        // The first exit would; but a CPU that waits to be started may have the host beside it, on the other hyperthread.
+        // SAFETY: the register exists and takes these bits.
+        unsafe { wrmsr(number::SPEC_CTRL, control) };
     }
     prepare(cpu.host_vmcs.get());
     tlb::join(cpu.index.get());

@@ -45,15 +45,27 @@ pub fn native(function: u32, index: u32) -> Leaf {
     Leaf { eax: found.eax, ebx: found.ebx, ecx: found.ecx, edx: found.edx }
 }
 
-/// This machine's; all its CPUs are alike.
+/// What this CPU needs against speculation, and IA32_ARCH_CAPABILITIES, 0 where that does not exist.
+fn barriers() -> (Barriers, u64) {
+    let leaf7 = if native(0, 0).eax >= 7 { native(7, 0) } else { Leaf::default() };
+    let leaf7_2 = if leaf7.eax >= 2 { native(7, 2) } else { Leaf::default() };
+    let capabilities = if leaf7.edx & 1 << 29 != 0 { rdmsr(number::ARCH_CAPABILITIES) } else { 0 };
+    (Barriers::needed(leaf7.edx, leaf7_2.edx, capabilities), capabilities)
+}
+
+/// Whether what is done against speculation for the boot CPU is possible here, and enough. With other microcode it may not
+/// be: an exit that cannot load IA32_SPEC_CTRL is a VMX abort (SDM volume 3, "VMX Aborts").
+pub fn same_here() -> bool {
+    cpu().barriers.serve(&barriers().0)
+}
+
+/// This machine's; all its CPUs are alike, or refused.
 pub fn cpu() -> &'static Cpu {
     CPU.call_once(|| {
         let last = native(0, 0).eax;
-        let leaf7 = if last >= 7 { native(7, 0) } else { Leaf::default() };
-        let leaf7_2 = if leaf7.eax >= 2 { native(7, 2) } else { Leaf::default() };
         let perf = if last >= 0xa { native(0xa, 0).eax & 0xff } else { 0 };
-        let capabilities = if leaf7.edx & 1 << 29 != 0 { rdmsr(number::ARCH_CAPABILITIES) } else { 0 };
-        let speculation = leaf7.edx & 1 << 26 != 0;
+        let (barriers, capabilities) = barriers();
+        let speculation = barriers.control != 0;
         let features = cpuid::extended_features(&native);
         // A save area is one frame.
         let fits = u64::from(cpuid::standard_size(features, &native)) <= FRAME_SIZE;
@@ -66,7 +78,7 @@ pub fn cpu() -> &'static Cpu {
             },
             features: if fits { features } else { XCR0_BASE },
             timer_rate: rdmsr(VMX_MISC) as u32 & 0x1f,
-            barriers: Barriers::needed(leaf7.edx, leaf7_2.edx, capabilities),
+            barriers,
             perf: perf >= 2,
             xss: native(0xd, 1).eax & 1 << 3 != 0,
         }

@@ -86,6 +86,10 @@ const LEAF7_ECX: u32 = bits([2, 8, 9, 10, 22, 25, 27, 28]);
 const LEAF7_ECX_AVX512: u32 = bits([1, 6, 11, 12, 14]);
 /// Leaf 7 EDX: fast short REP MOV, MD_CLEAR, SERIALIZE, IBRS and IBPB, STIBP, SSBD.
 const LEAF7_EDX: u32 = bits([4, 10, 14, 26, 27, 31]);
+const IBRS_IBPB: u32 = 1 << 26;
+/// Of leaves 7 and 7.2, bits of IA32_SPEC_CTRL.
+const LEAF7_CONTROL: u32 = bits([26, 27, 31]);
+const LEAF7_2_CONTROL: u32 = 0b1_1111;
 /// Of AVX-512: 4VNNIW, 4FMAPS, VP2INTERSECT, FP16.
 const LEAF7_EDX_AVX512: u32 = bits([2, 3, 8, 23]);
 /// IA32_ARCH_CAPABILITIES, in which a guest reads that its x2APIC cannot be left.
@@ -207,16 +211,18 @@ fn structured(index: u32, native: &impl Fn(u32, u32) -> Leaf, features: u64) -> 
     // AVX2; VAES and VPCLMULQDQ; AVX-VNNI.
     let avx = if features & XCR0_AVX != 0 { u32::MAX } else { 0 };
     let main = native(7, 0);
+    // Only with the register, which a guest has by the first of them (`world`).
+    let control = if main.edx & IBRS_IBPB != 0 { u32::MAX } else { 0 };
     let shown = |subleaf| if subleaf <= main.eax { native(7, subleaf) } else { Leaf::default() };
     match index {
         0 => leaf(
             main.eax.min(2),
             main.ebx & (LEAF7_EBX & (avx | !(1 << 5)) | LEAF7_EBX_AVX512 & wide),
             main.ecx & (LEAF7_ECX & (avx | !bits([9, 10])) | LEAF7_ECX_AVX512 & wide),
-            main.edx & (LEAF7_EDX | LEAF7_EDX_AVX512 & wide) | ARCH_CAPABILITIES,
+            main.edx & (LEAF7_EDX & (control | !LEAF7_CONTROL) | LEAF7_EDX_AVX512 & wide) | ARCH_CAPABILITIES,
         ),
         1 => leaf(shown(1).eax & (LEAF7_1_EAX & (avx | !(1 << 4)) | LEAF7_1_EAX_AVX512 & wide), 0, 0, 0),
-        2 => leaf(0, 0, 0, shown(2).edx & LEAF7_2_EDX),
+        2 => leaf(0, 0, 0, shown(2).edx & LEAF7_2_EDX & (control | !LEAF7_2_CONTROL)),
         _ => Leaf::default(),
     }
 }

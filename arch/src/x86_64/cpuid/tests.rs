@@ -101,6 +101,16 @@ fn leaf_7_hides_what_needs_controls() {
 }
 
 #[test]
+fn a_guest_is_told_of_no_bit_of_a_register_that_it_has_not() {
+    let without = |function, index| match (function, index) {
+        (7, 0) => leaf(2, 0, 0, !(1 << 26)),
+        _ => everything(function, index),
+    };
+    assert_eq!(guest(&READER, 7, 0, &without).edx & bits([26, 27, 31]), 0, "STIBP, SSBD");
+    assert_eq!(guest(&READER, 7, 2, &without).edx & 0b1_1111, 0, "the controls of leaf 7.2");
+}
+
+#[test]
 fn avx512_goes_with_its_state() {
     let without =
         |function, index| if (function, index) == (0xd, 0) { leaf(0x67, 0, 0, 0) } else { everything(function, index) };
