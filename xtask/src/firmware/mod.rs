@@ -93,7 +93,7 @@ pub struct Chain {
 #[derive(Clone, Debug)]
 enum Media {
     Disk,
-    Hybrid(Grub, Drive),
+    Hybrid(Grub, Option<Bios>, Drive),
     Mistakes(&'static [Mistake]),
     /// With the programs of the disk without a mistake.
     Menu(Vec<Content>),
@@ -152,7 +152,11 @@ impl Firmware {
             Firmware::Uefi | Firmware::Tpm => (programs(Boot::Uefi)?, Media::Disk),
             Firmware::GrubUefi => (with_menu(image::default_menu(arch, 0))?, Media::Disk),
             Firmware::GrubUefiMultiboot2 => (with_menu(image::default_menu(arch, 1))?, Media::Disk),
-            Firmware::Iso(_, drive) => (programs(Boot::Uefi)?, Media::Hybrid(grub::find(&Cache::open()?)?, drive)),
+            Firmware::Iso(_, drive) => {
+                let settings = config::parse(DEFAULT_SETTINGS.as_bytes()).map_err(|error| anyhow!("{error}"))?;
+                let bios = (arch == Arch::X86_64).then(|| Bios::of(&settings)).transpose().map_err(Error::msg)?;
+                (programs(Boot::Uefi)?, Media::Hybrid(grub::find(&Cache::open()?)?, bios, drive))
+            }
             Firmware::Mistakes(list) => (programs(Boot::Uefi)?, Media::Mistakes(list)),
             Firmware::Menu => (with_menu(mistake::menu(arch))?, Media::Menu(programs(Boot::Uefi)?)),
             Firmware::SecureBoot => return secure::prepare(arch).map(Some),
@@ -179,11 +183,12 @@ impl Chain {
         let mut disks = Vec::new();
         match &self.media {
             Media::Disk => {}
-            Media::Hybrid(grub, drive) => {
+            Media::Hybrid(grub, bios, drive) => {
                 let file = folder.join("boot.iso");
-                let settings = config::parse(DEFAULT_SETTINGS.as_bytes()).map_err(|error| anyhow!("{error}"))?;
-                let bios = Bios::of(&settings).map_err(Error::msg)?;
-                iso::make(grub, folder, &contents, Some(&bios), &file)?;
+                iso::make(grub, folder, &contents, bios.as_ref(), &file)?;
+                if *drive == Drive::Disk {
+                    iso::forget_cd(&file)?;
+                }
                 return Ok(vec![Medium { file, drive: *drive }]);
             }
             Media::Mistakes(list) => disks.extend(list.iter().map(|mistake| mistake.made(&contents))),

@@ -6,15 +6,21 @@
 
 use super::{Content, disk};
 use crate::setup::grub::{Grub, Hybrid};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use loader::config::{self, Config, Tpm};
 use std::fs;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 /// The volume's path on the CD.
 const VOLUME: &str = "/boot/postern/volume.img";
 
+/// Who a CD's boot record is for, and where that is said, in bytes ("El Torito" 1.0, section "Boot Record Volume Descriptor").
+const EL_TORITO: &[u8; 23] = b"EL TORITO SPECIFICATION";
+const BOOT_RECORD_NAME: u64 = 17 * 2048 + 7;
+
 /// What GRUB boots from the BIOS: paths on the volume.
+#[derive(Clone, Debug)]
 pub struct Bios {
     pub(super) hypervisor: String,
     pub(super) bundle: String,
@@ -68,6 +74,18 @@ pub fn make(grub: &Grub, folder: &Path, contents: &[Content], bios: Option<&Bios
     fs::write(&volume, disk::volume(contents)?).context("the volume cannot be written (is the disk full?)")?;
     let script = bios.map(Bios::script);
     grub.hybrid(&Hybrid { folder, tree: &tree, volume: VOLUME, script: script.as_deref() }, out)
+}
+
+/// Takes from an image what makes it a CD to boot from, so that what boots it has found the disk: EDK II looks for a CD's boot
+/// record on disks, too, and not all firmware does.
+pub fn forget_cd(image: &Path) -> Result<()> {
+    let mut file = fs::OpenOptions::new().read(true).write(true).open(image)?;
+    let mut name = [0; EL_TORITO.len()];
+    file.seek(SeekFrom::Start(BOOT_RECORD_NAME))?;
+    file.read_exact(&mut name)?;
+    ensure!(name == *EL_TORITO, "the image has no boot record");
+    file.seek(SeekFrom::Start(BOOT_RECORD_NAME))?;
+    Ok(file.write_all(&[0; EL_TORITO.len()])?)
 }
 
 #[cfg(test)]

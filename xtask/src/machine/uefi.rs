@@ -4,7 +4,7 @@ use super::desk::Desk;
 use super::eye::Eye;
 use super::tpm::Tpm;
 use super::{Machine, Session, virt};
-use crate::firmware::Chain;
+use crate::firmware::{Chain, Drive};
 use crate::setup::qemu::Qemu;
 use anyhow::{Context, Result};
 use std::fs;
@@ -34,7 +34,14 @@ pub fn start(qemu: &Qemu, chain: &Chain, machine: &Machine) -> Result<Session> {
     for (index, medium) in chain.media(machine, desk.folder())?.iter().enumerate() {
         let file = medium.file.display();
         command.arg("-drive").arg(format!("if=none,id=disk{index},format=raw,readonly=on,file={file}"));
-        command.arg("-device").arg(format!("virtio-blk-device,drive=disk{index},bootindex={index}"));
+        let device = match medium.drive {
+            Drive::Disk => "virtio-blk-device",
+            Drive::Cd => {
+                command.args(["-device", "virtio-scsi-device"]);
+                "scsi-cd"
+            }
+        };
+        command.arg("-device").arg(format!("{device},drive=disk{index},bootindex={index}"));
     }
     let eye = machine.extras.screen.then(|| Eye::open(&mut command, desk.folder()));
     let tpm = chain.tpm.as_ref().map(|program| Tpm::plug_in(program, &mut command)).transpose()?;

@@ -2,7 +2,7 @@
 
 use super::{End, Flaw, Guest, PANIC_ON_PURPOSE, PLAIN, Scenario};
 use crate::arch::Dialect;
-use crate::firmware::{Firmware, Mistake};
+use crate::firmware::{Drive, Firmware, Mistake, Rom};
 use crate::machine::Extras;
 
 /// A boot that Postern has to refuse with one clear line.
@@ -66,6 +66,20 @@ pub const ALL: &[Scenario] = &[
         log: &["Booting `Postern'", "postern: UEFI application"],
         timeout: 120,
         ..PLAIN
+    },
+    Scenario {
+        name: "uefi-iso-cd",
+        proves: "the hybrid image boots as a CD",
+        firmware: Firmware::Iso(Rom::Uefi, Drive::Cd),
+        log: &["postern: UEFI application", "host: guest ended"],
+        ..TINY
+    },
+    Scenario {
+        name: "uefi-iso-disk",
+        proves: "the hybrid image boots as a disk",
+        firmware: Firmware::Iso(Rom::Uefi, Drive::Disk),
+        log: &["postern: UEFI application", "host: guest ended"],
+        ..TINY
     },
     Scenario {
         name: "uefi-screen",

@@ -162,6 +162,7 @@ pub fn all() -> impl Iterator<Item = &'static Scenario> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::firmware::Rom;
 
     #[test]
     fn the_table_is_well_formed() {
@@ -173,7 +174,7 @@ mod tests {
             assert_eq!(name.starts_with("x86-"), scenario.arch() == Arch::X86_64, "{name} says its architecture");
             let x86 = scenario.arch() == Arch::X86_64;
             let boots = match scenario.firmware {
-                Firmware::Iso(..) => x86,
+                Firmware::Iso(rom, _) => x86 || rom == Rom::Uefi,
                 Firmware::SecureBoot | Firmware::Tpm => !x86,
                 Firmware::Mistakes(_) | Firmware::Menu => true,
                 named => Firmware::of(scenario.arch()).contains(&named),

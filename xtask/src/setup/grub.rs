@@ -96,14 +96,14 @@ impl Grub {
         script.push_str(if menu.load_only { "halt\n" } else { "boot\n" });
         let config = folder.join("grub.cfg");
         fs::write(&config, script)?;
-        let mut image = self.tool("grub-mkimage");
+        let mut image = self.0.command("grub-mkimage");
         image.args(["-O", "i386-pc-eltorito", "-p", "/boot/grub", "-d"]).arg(self.0.usr("lib/grub/i386-pc"));
         image.arg("-c").arg(&config).arg("-o").arg(tree.join("eltorito.img")).args(MODULES);
         if !menu.script.is_empty() {
             image.args(GRUB_MODULES);
         }
         finish(&mut image, "grub-mkimage")?;
-        let mut cd = self.tool("xorriso");
+        let mut cd = self.0.command("xorriso");
         cd.args(["-as", "mkisofs", "-quiet", "-R", "-b", "boot/eltorito.img", "-no-emul-boot"]);
         cd.args(["-boot-load-size", "4", "-boot-info-table", "-o"]).arg(iso).arg(folder.join("cd"));
         finish(&mut cd, "xorriso")
@@ -111,7 +111,7 @@ impl Grub {
 
     /// Makes the image `out`, the same for the same content.
     pub fn hybrid(&self, hybrid: &Hybrid<'_>, out: &Path) -> Result<()> {
-        let mut image = self.tool("xorriso");
+        let mut image = self.0.command("xorriso");
         image.env("SOURCE_DATE_EPOCH", EPOCH).env("TZ", "UTC");
         image.args(["-as", "mkisofs", "-quiet", "-r", "-volid", "POSTERN", "--set_all_file_dates", FILES_FROM]);
         if let Some(script) = hybrid.script {
@@ -119,7 +119,7 @@ impl Grub {
             fs::create_dir_all(&boot)?;
             let config = hybrid.folder.join("grub-hybrid.cfg");
             fs::write(&config, script)?;
-            let mut core = self.tool("grub-mkimage");
+            let mut core = self.0.command("grub-mkimage");
             core.args(["-O", "i386-pc-eltorito", "-p", "/boot/grub", "-d"]).arg(self.0.usr("lib/grub/i386-pc"));
             core.arg("-c").arg(&config).arg("-o").arg(boot.join("eltorito.img")).args(HYBRID_MODULES);
             finish(&mut core, "grub-mkimage")?;
@@ -146,7 +146,7 @@ impl Grub {
              configfile /boot/grub/grub.cfg\n",
         )?;
         let out = folder.join(format!("grub-{name}.efi"));
-        let mut image = self.tool("grub-mkimage");
+        let mut image = self.0.command("grub-mkimage");
         image.args(["-O", name, "-p", "/boot/grub", "-d"]).arg(modules).arg("-c").arg(&script).arg("-o").arg(&out);
         image.args(EFI_MODULES);
         if name == "x86_64-efi" {
@@ -154,13 +154,6 @@ impl Grub {
         }
         finish(&mut image, "grub-mkimage")?;
         Ok(out)
-    }
-
-    fn tool(&self, name: &str) -> Command {
-        let (program, arguments) = self.0.start(name);
-        let mut command = Command::new(program);
-        command.args(arguments);
-        command
     }
 }
 
