@@ -20,7 +20,8 @@ const RECEIVED: u8 = 4;
 const FIFOS: u8 = 0xc0;
 /// Line control: the first two registers are the divisor.
 const DIVISOR: u8 = 0x80;
-/// Modem control: loop-back.
+/// Modem control: the second output, which lets the interrupt through on a PC; loop-back.
+const OUT2: u8 = 8;
 const LOOP: u8 = 0x10;
 /// Line status: data ready; transmitter empty, both parts.
 const READY: u8 = 1;
@@ -49,9 +50,11 @@ impl Uart16550 {
     }
 
     /// Whether another received byte is wanted: it fits, and the driver listens. Linux' driver empties the FIFO and reads the
-    /// receiver once as it starts, so what is typed before then has to wait on the line.
+    /// receiver as it looks for the device and as it starts, so what is typed before then has to wait on the line; when it
+    /// looks it sets every bit of the interrupt enable register for a moment, but not OUT2.
     pub fn has_room(&self) -> bool {
-        self.received.len() < DEPTH && self.modem_control & LOOP == 0 && self.enabled & ON_RECEIVED != 0
+        let listens = self.modem_control & (LOOP | OUT2) == OUT2 && self.enabled & ON_RECEIVED != 0;
+        self.received.len() < DEPTH && listens
     }
 
     /// A byte arrives on the line; dropped when there is no room.
@@ -175,6 +178,7 @@ mod tests {
     #[test]
     fn what_was_received_interrupts_until_it_is_read_and_is_bounded() {
         let mut uart = Uart16550::new();
+        uart.write(4, 8);
         uart.write(1, 1);
         (0..100).for_each(|byte| uart.receive(byte));
         assert_eq!(uart.read(2) & 0xf, 4);
@@ -185,12 +189,16 @@ mod tests {
         assert!(!uart.interrupt());
         assert_eq!(uart.read(5) & 1, 0);
     }
+
     #[test]
     fn nothing_is_taken_before_the_driver_listens() {
         let mut uart = Uart16550::new();
         assert!(!uart.has_room());
         uart.receive(b'x');
         assert_eq!(uart.read(5) & 1, 0, "nothing has arrived");
+        uart.write(1, 0xf);
+        assert!(!uart.has_room(), "it is only looked for");
+        uart.write(4, 8);
         uart.write(1, 1);
         uart.receive(b'y');
         assert_eq!(uart.read(0), b'y'.into());
