@@ -143,7 +143,7 @@ fn collect(log: &str, found: &mut Vec<(String, f64)>) {
 }
 
 fn print(figures: &[&Figure], found: &[(String, f64)]) {
-    say!("{:<52} {:>12} {:>12}  {:<7} others", "figure (instructions, unless said)", "measured", "target", "");
+    say!("{:<54} {:>12} {:>12}  {:<7} others", "figure (instructions, unless said)", "measured", "target", "");
     let mut misses = Vec::new();
     for figure in figures {
         let value = found.iter().find(|(name, _)| name == figure.name).map(|(_, value)| *value);
@@ -157,14 +157,14 @@ fn print(figures: &[&Figure], found: &[(String, f64)]) {
             }
             None => "absent",
         };
-        say!("{:<52} {measured:>12} {target:>12}  {mark:<7} {}", figure.text, figure.peer);
+        say!("{:<54} {measured:>12} {target:>12}  {mark:<7} {}", figure.text, figure.peer);
     }
     let others: Vec<_> = found.iter().filter(|(name, _)| !figures.iter().any(|f| f.name == name)).collect();
     if !others.is_empty() {
         say!("\nAlso counted, without a target:");
     }
     for (name, value) in others {
-        say!("{name:<52} {:>12}", raw(name, *value));
+        say!("{name:<54} {:>12}", raw(name, *value));
     }
     say!("\n{}", judgement(&misses));
 }
