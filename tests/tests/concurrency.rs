@@ -181,6 +181,26 @@ fn a_page_is_accepted_by_one_vcpu_only() {
     world.check_empty();
 }
 
+/// Makes a VM, whatever others do with the slots: an audit looks at all, and a reclaim may be at work on the only empty one.
+fn create(world: &World, config: u64, pages: u64) -> u64 {
+    loop {
+        match world.call(VM_CREATE, [config, pages, 4]) {
+            (OK, [handle, ..]) => return handle,
+            (status, _) => assert_eq!(status, BUSY, "of a create"),
+        }
+    }
+}
+
+/// Takes back all of a VM that has ended. The audit looks at all slots, and so does who makes another VM.
+fn reclaim(world: &World, handle: u64) {
+    loop {
+        match world.call(VM_RECLAIM, [handle]).0 {
+            OK => return,
+            status => assert!([MORE, BUSY].contains(&status), "reclaim answers {status}"),
+        }
+    }
+}
+
 #[test]
 fn many_vms_come_and_go() {
     let world = World::new();
@@ -189,14 +209,7 @@ fn many_vms_come_and_go() {
         let world = &world;
         move |_: &mut Noise<'_>| {
             for _ in 0..40 {
-                let handle = loop {
-                    match world.call(VM_CREATE, [config, pages, 4]) {
-                        (OK, [handle, ..]) => break handle,
-                        // The audit looks at all slots.
-                        (BUSY, _) => {}
-                        (status, _) => panic!("create answers {status}"),
-                    }
-                };
+                let handle = create(world, config, pages);
                 for n in 4..8 {
                     assert_eq!(world.call(VM_DONATE_META, [handle, pages + n * FRAME_SIZE, 1]).0, OK);
                 }
@@ -205,13 +218,7 @@ fn many_vms_come_and_go() {
                 assert_eq!(world.call(VM_SEAL, [handle, 0x4000_0000, 0]).0, OK);
                 assert_eq!(world.call(VCPU_RUN, [handle, 0]), (OK, [exit::WAIT, 0, 0]));
                 assert_eq!(world.call(VM_DESTROY, [handle]).0, OK);
-                // The audit looks at all slots, and so does who makes another VM.
-                loop {
-                    match world.call(VM_RECLAIM, [handle]).0 {
-                        OK => break,
-                        status => assert!([MORE, BUSY].contains(&status), "reclaim answers {status}"),
-                    }
-                }
+                reclaim(world, handle);
                 assert_eq!(world.call(VM_DESTROY, [handle]).0, NO_SUCH);
             }
         }
@@ -235,17 +242,11 @@ fn calls_on_a_vm_do_not_notice_that_others_come_and_go() {
         let world = &world;
         move |_: &mut Noise<'_>| {
             for _ in 0..500 {
-                // The other one's reclaim may have been at work on the last slot that was looked at.
-                let handle = loop {
-                    match world.call(VM_CREATE, [config, pages, 4]) {
-                        (OK, [handle, ..]) => break handle,
-                        (status, _) => assert_eq!(status, BUSY),
-                    }
-                };
+                let handle = create(world, config, pages);
                 // A VM that has just been made is nobody else's, either.
                 assert_eq!(world.call(VM_DONATE_META, [handle, pages + 4 * FRAME_SIZE, 1]).0, OK);
                 assert_eq!(world.call(VM_DESTROY, [handle]).0, OK);
-                while world.call(VM_RECLAIM, [handle]).0 != OK {}
+                reclaim(world, handle);
             }
         }
     };

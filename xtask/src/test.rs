@@ -142,6 +142,13 @@ const CHECKS: &[Check] = &[
         apart: false,
         run: handlers,
     },
+    Check {
+        name: "serial-lines",
+        proves: "both serial lines of the x86-64 emulator lose nothing",
+        ring: 4,
+        apart: false,
+        run: serial_lines,
+    },
 ];
 
 /// The tests of a run.
@@ -367,6 +374,11 @@ fn unit(step: &Step) -> Result<Count, String> {
 
 fn handlers(step: &Step) -> Result<Count, String> {
     tests(cargo(&["test", "--no-fail-fast", "--package", "tests"]), step)
+}
+
+/// Those that need an emulator, which other unit tests do not wait for.
+fn serial_lines(step: &Step) -> Result<Count, String> {
+    tests(cargo(&["test", "--package", "xtask", "--", "--ignored"]), step)
 }
 
 fn images(step: &Step) -> Result<Count, String> {
