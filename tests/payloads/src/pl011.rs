@@ -1,7 +1,7 @@
 //! A PL011 (Arm DDI0183) as a device model: what Linux's amba-pl011 driver and its early console need.
 //!
 //! The transmitter takes every byte at once, so the transmit interrupt is raised after each write; the receive
-//! interrupt is a level: raised while there is a byte to read.
+//! interrupt is a level: raised while a byte waits.
 
 use alloc::collections::VecDeque;
 
@@ -33,6 +33,8 @@ pub enum Effect {
 #[derive(Default)]
 pub struct Pl011 {
     received: VecDeque<u8>,
+    /// So many of those are in the FIFO; the others are still on the line.
+    arrived: usize,
     transmitted: bool,
     mask: u32,
     line_control: u32,
@@ -48,10 +50,9 @@ impl Pl011 {
         Self { received: VecDeque::with_capacity(DEPTH), control: 0x300, fifo_levels: 0x12, ..Self::default() }
     }
 
-    /// Whether another received byte is wanted: it fits, and the driver listens. Linux' driver empties the FIFO as it starts,
-    /// so what is typed before then has to wait on the line.
+    /// Whether another byte may be received.
     pub fn has_room(&self) -> bool {
-        self.received.len() < DEPTH && self.mask & (RECEIVE | RECEIVE_TIMEOUT) != 0
+        self.received.len() < DEPTH
     }
 
     /// A byte arrives on the line; dropped when there is no room.
@@ -66,6 +67,20 @@ impl Pl011 {
         self.raw() & self.mask != 0
     }
 
+    /// Lets what is on the line into the FIFO once the driver looks why it was interrupted, and no sooner: as it starts,
+    /// Linux' driver enables the interrupt for a moment, and then empties the FIFO.
+    fn arrive(&mut self) {
+        if self.mask & (RECEIVE | RECEIVE_TIMEOUT) != 0 {
+            self.arrived = self.received.len();
+        }
+    }
+
+    fn take(&mut self) -> u8 {
+        let byte = if self.arrived > 0 { self.received.pop_front() } else { None };
+        self.arrived = self.arrived.saturating_sub(1);
+        byte.unwrap_or(0)
+    }
+
     fn raw(&self) -> u32 {
         let receive = if self.received.is_empty() { 0 } else { RECEIVE | RECEIVE_TIMEOUT };
         receive | if self.transmitted { TRANSMIT } else { 0 }
@@ -74,19 +89,24 @@ impl Pl011 {
     /// Reads the register at `offset`.
     pub fn read(&mut self, offset: u64) -> u32 {
         match offset {
-            0x00 => self.received.pop_front().map_or(0, u32::from),
-            0x18 => {
-                let empty = if self.received.is_empty() { FLAGS_EMPTY } else { FLAGS_EMPTY & !FLAG_RXFE };
-                if self.received.len() < DEPTH { empty } else { empty | FLAG_RXFF }
-            }
+            0x00 => self.take().into(),
+            0x18 if self.arrived == 0 => FLAGS_EMPTY,
+            0x18 if self.arrived < DEPTH => FLAGS_EMPTY & !FLAG_RXFE,
+            0x18 => FLAGS_EMPTY & !FLAG_RXFE | FLAG_RXFF,
             0x24 => self.integer_divisor,
             0x28 => self.fraction_divisor,
             0x2c => self.line_control,
             0x30 => self.control,
             0x34 => self.fifo_levels,
             0x38 => self.mask,
-            0x3c => self.raw(),
-            0x40 => self.raw() & self.mask,
+            0x3c => {
+                self.arrive();
+                self.raw()
+            }
+            0x40 => {
+                self.arrive();
+                self.raw() & self.mask
+            }
             0xfe0..=0xffc => IDENTIFICATION[(offset as usize - 0xfe0) / 4],
             _ => 0,
         }
@@ -149,6 +169,7 @@ mod tests {
         assert!(uart.interrupt());
         uart.write(0x44, INTERRUPTS);
         assert!(uart.interrupt(), "a clear does not lose what is still in the FIFO");
+        assert_eq!(uart.read(0x40), RECEIVE);
         assert_ne!(uart.read(0x18) & FLAG_RXFF, 0);
         assert_eq!((0..DEPTH).map(|_| uart.read(0)).collect::<Vec<_>>(), (0..DEPTH as u32).collect::<Vec<_>>());
         assert!(!uart.interrupt());
@@ -156,15 +177,18 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_taken_before_the_driver_listens() {
+    fn what_was_typed_early_survives_a_driver_that_starts() {
         let mut uart = Pl011::new();
         uart.receive(b'x');
-        assert!(!uart.has_room());
-        assert_ne!(uart.read(0x18) & FLAG_RXFE, 0, "nothing has arrived");
-        assert_eq!(uart.read(0x18) & FLAG_RXFF, 0);
-        uart.write(0x38, RECEIVE_TIMEOUT);
-        uart.receive(b'y');
-        assert_eq!(uart.read(0), b'y'.into());
+        uart.write(0x38, RECEIVE | RECEIVE_TIMEOUT);
+        assert!(uart.interrupt());
+        uart.write(0x38, 0);
+        assert_eq!((uart.read(0x18), uart.read(0), uart.read(0x3c)), (FLAGS_EMPTY, 0, RECEIVE | RECEIVE_TIMEOUT));
+        assert_eq!(uart.read(0), 0, "it does not listen yet");
+        uart.write(0x38, RECEIVE | RECEIVE_TIMEOUT);
+        assert_ne!(uart.read(0x3c) & RECEIVE, 0);
+        assert_eq!((uart.read(0x18) & FLAG_RXFE, uart.read(0)), (0, b'x'.into()));
+        assert!(!uart.interrupt());
     }
 
     #[test]

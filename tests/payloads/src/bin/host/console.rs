@@ -84,10 +84,7 @@ impl GuestConsole {
 pub fn access(vm: &Vm, offset: u64, write: Option<u64>) -> u64 {
     let mut console = vm.console.lock();
     let value = match write {
-        None => {
-            console.take_input();
-            console.device.read(offset).into()
-        }
+        None => console.device.read(offset).into(),
         Some(value) => {
             if let Effect::Send(byte) = console.device.write(offset, value as u32)
                 && console.send(byte)
@@ -104,12 +101,13 @@ pub fn access(vm: &Vm, offset: u64, write: Option<u64>) -> u64 {
 /// Looks for input; called now and then.
 pub fn poll(vm: &Vm) {
     if let Some(mut console) = vm.console.try_lock() {
-        console.take_input();
         update(vm, &mut console);
     }
 }
 
+/// Brings input and the interrupt's level up to date.
 fn update(vm: &Vm, console: &mut GuestConsole) {
+    console.take_input();
     let level = console.device.interrupt();
     if level != console.level {
         console.level = level;
