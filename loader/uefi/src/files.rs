@@ -1,11 +1,16 @@
 //! Files on the volume that the application was started from.
+#![allow(unsafe_code)] // Protocols that are only read stay open for others.
 
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use uefi::CString16;
-use uefi::boot;
+use uefi::boot::{self, OpenProtocolAttributes, OpenProtocolParams, ScopedProtocol};
+use uefi::proto::device_path::DevicePath;
 use uefi::proto::media::file::{Directory, File as _, FileAttribute, FileInfo, FileMode, RegularFile};
+use uefi::proto::media::fs::SimpleFileSystem;
+use uefi::proto::{ProtocolPointer, unsafe_protocol};
+use uefi::{CString16, Handle};
+use uefi_raw::protocol::loaded_image::LoadedImageProtocol;
 
 /// The volume.
 pub struct Volume {
@@ -20,12 +25,50 @@ pub struct File {
     pub size: usize,
 }
 
+/// What firmware knows of a program that was loaded: `uefi` does not show who loaded it.
+#[repr(transparent)]
+#[unsafe_protocol(LoadedImageProtocol::GUID)]
+struct Program(LoadedImageProtocol);
+
+impl Program {
+    /// What the program was loaded from.
+    fn device(&self) -> Option<Handle> {
+        // SAFETY: a handle of firmware's, or none.
+        unsafe { Handle::from_ptr(self.0.device_handle) }
+    }
+
+    /// The program that loaded it.
+    fn parent(&self) -> Option<Handle> {
+        // SAFETY: as above.
+        unsafe { Handle::from_ptr(self.0.parent_handle) }
+    }
+}
+
+/// Opens what stays another's.
+fn look_at<P: ProtocolPointer + ?Sized>(handle: Handle) -> uefi::Result<ScopedProtocol<P>> {
+    let params = OpenProtocolParams { handle, agent: boot::image_handle(), controller: None };
+    // SAFETY: the caller only reads it, and nothing is unloaded meanwhile.
+    unsafe { boot::open_protocol(params, OpenProtocolAttributes::GetProtocol) }
+}
+
+/// What this application was loaded from. GRUB's `linux` reads it itself and hands it on in memory: then it is what GRUB was
+/// loaded from.
+fn device() -> uefi::Result<Handle> {
+    let program = look_at::<Program>(boot::image_handle())?;
+    let loader = program.parent().and_then(|parent| look_at::<Program>(parent).ok());
+    program.device().or_else(|| loader?.device()).ok_or(uefi::Status::NOT_FOUND.into())
+}
+
 impl Volume {
     /// The volume that this application came from.
     pub fn open() -> Result<Self, String> {
         let reason = |error: uefi::Error| format!("the volume that this application is on cannot be read: {error}");
-        let mut volume = boot::get_image_file_system(boot::image_handle()).map_err(reason)?;
-        Ok(Self { root: volume.open_volume().map_err(reason)? })
+        let open = || {
+            let path = look_at::<DevicePath>(device()?)?;
+            let handle = boot::locate_device_path::<SimpleFileSystem>(&mut &*path)?;
+            boot::open_protocol_exclusive::<SimpleFileSystem>(handle)?.open_volume()
+        };
+        Ok(Self { root: open().map_err(reason)? })
     }
 
     /// Opens a file by its path from the top.

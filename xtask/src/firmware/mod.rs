@@ -28,6 +28,8 @@ pub enum Firmware {
     Uefi,
     /// UEFI firmware starts GRUB, and GRUB the application.
     GrubUefi,
+    /// UEFI firmware starts GRUB, and GRUB the application as it starts Linux (aarch64).
+    GrubUefiLinux,
     /// UEFI firmware starts GRUB, and GRUB Postern by Multiboot2 (x86_64).
     GrubUefiMultiboot2,
     /// The BIOS starts GRUB from a CD, and GRUB Postern by Multiboot2 (x86_64).
@@ -113,7 +115,7 @@ impl Firmware {
     /// All ways of an architecture, the default one first.
     pub fn of(arch: Arch) -> &'static [Firmware] {
         match arch {
-            Arch::Aarch64 => &[Firmware::Direct, Firmware::Uefi, Firmware::GrubUefi],
+            Arch::Aarch64 => &[Firmware::Direct, Firmware::Uefi, Firmware::GrubUefi, Firmware::GrubUefiLinux],
             Arch::X86_64 => &[Firmware::GrubBios, Firmware::Uefi, Firmware::GrubUefi, Firmware::GrubUefiMultiboot2],
         }
     }
@@ -151,6 +153,7 @@ impl Firmware {
             Firmware::Direct | Firmware::GrubBios => return Ok(None),
             Firmware::Uefi | Firmware::Tpm => (programs(Boot::Uefi)?, Media::Disk),
             Firmware::GrubUefi => (with_menu(image::default_menu(arch, 0))?, Media::Disk),
+            Firmware::GrubUefiLinux => (with_menu(image::LINUX_MENU.into())?, Media::Disk),
             Firmware::GrubUefiMultiboot2 => (with_menu(image::default_menu(arch, 1))?, Media::Disk),
             Firmware::Iso(_, drive) => {
                 let settings = config::parse(DEFAULT_SETTINGS.as_bytes()).map_err(|error| anyhow!("{error}"))?;
@@ -238,5 +241,6 @@ mod tests {
         assert!(wrong.contains("direct does not exist for x86_64, which has grub-bios, uefi, "), "{wrong}");
         assert!(Firmware::choose(Some(Firmware::GrubBios), Arch::Aarch64).is_err());
         assert!(Firmware::choose(Some(Firmware::GrubUefiMultiboot2), Arch::Aarch64).is_err());
+        assert!(Firmware::choose(Some(Firmware::GrubUefiLinux), Arch::X86_64).is_err());
     }
 }

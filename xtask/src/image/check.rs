@@ -24,6 +24,11 @@ const LATER: Duration = Duration::from_millis(2100);
 const EXECUTE: u32 = 0x2000_0000;
 const WRITE: u32 = 0x8000_0000;
 const NX_COMPAT: u16 = 0x100;
+/// IMAGE_FILE_MACHINE_ARM64 ("Machine Types"); and the offset and the value of the word by which upstream GRUB before 2.12 knows a program
+/// that its `linux` starts (Linux `Documentation/arch/arm64/booting.rst`, "Call the kernel image").
+const ARM64: u16 = 0xaa64;
+const LINUX_MAGIC_AT: usize = 56;
+const LINUX_MAGIC: u32 = u32::from_le_bytes(*b"ARM\x64");
 
 /// The digest of an image, and what image it is.
 type Made = (String, String);
@@ -96,7 +101,8 @@ fn hypervisor(bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// No section of the application is both written and executed, and it says that firmware may rely on that.
+/// No section of the application is both written and executed, and it says that firmware may rely on that; and on arm64, that
+/// it is started like Linux.
 fn application((path, bytes): &Content) -> Result<()> {
     let faults = faults(bytes).with_context(|| format!("{path} is no PE program"))?;
     match faults.first() {
@@ -105,7 +111,7 @@ fn application((path, bytes): &Content) -> Result<()> {
     }
 }
 
-/// What is wrong with a PE program's memory (Microsoft PE Format); `None` for what is none.
+/// What is wrong with a PE program's memory and its headers (Microsoft PE Format); `None` for what is none.
 fn faults(bytes: &[u8]) -> Option<Vec<String>> {
     let half = |at: usize| Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
     let word = |at: usize| Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
@@ -116,6 +122,9 @@ fn faults(bytes: &[u8]) -> Option<Vec<String>> {
     }
     let optional = header + 24;
     let mut faults = Vec::new();
+    if half(header + 4)? == ARM64 && word(LINUX_MAGIC_AT)? != LINUX_MAGIC {
+        faults.push("it has no magic number of a kernel".to_owned());
+    }
     if half(optional + 70)? & NX_COMPAT == 0 {
         faults.push("it does not say that its data need not be executed".to_owned());
     }
@@ -161,6 +170,11 @@ mod tests {
         assert_eq!(bad, ["the section .text is written and executed"]);
         assert_eq!(faults(&program(EXECUTE, 0, 512)).unwrap().len(), 2);
         assert_eq!(faults(b"MZ"), None);
+        let mut arm64 = program(EXECUTE, NX_COMPAT, 4096);
+        arm64[68..70].copy_from_slice(&ARM64.to_le_bytes());
+        assert_eq!(faults(&arm64).unwrap(), ["it has no magic number of a kernel"]);
+        arm64[56..60].copy_from_slice(b"ARM\x64");
+        assert_eq!(faults(&arm64), Some(vec![]));
         let whole = program(EXECUTE, NX_COMPAT, 4096);
         for length in 0..whole.len() {
             let _ = faults(&whole[..length]);

@@ -30,6 +30,10 @@ const APPLICATION: &str = "/EFI/POSTERN/postern.efi";
 /// GRUB's menu.
 pub const MENU: &str = "/boot/grub/grub.cfg";
 
+/// A menu that starts the application as a kernel, with a command line and an initrd, which it ignores: they are not measured.
+pub const LINUX_MENU: &str = "set timeout=1\nmenuentry \"Postern as Linux\" \
+                              { linux /EFI/POSTERN/postern.efi quiet; initrd /EFI/POSTERN/postern.conf }\n";
+
 /// Settings of an image for which the user has none.
 pub const DEFAULT_SETTINGS: &str = "# What Postern's UEFI application loads; docs/boot.md lists the settings.\n\
                                     bundle = /EFI/POSTERN/bundle.cpio\n";

@@ -68,6 +68,13 @@ pub const ALL: &[Scenario] = &[
         ..PLAIN
     },
     Scenario {
+        name: "grub-uefi-linux",
+        proves: "GRUB's `linux` command takes the application for a kernel: it finds its volume, and ignores an initrd",
+        firmware: Firmware::GrubUefiLinux,
+        log: &["Booting `Postern as Linux'", "postern: UEFI application", "host: guest ended"],
+        ..TINY
+    },
+    Scenario {
         name: "uefi-iso-cd",
         proves: "the hybrid image boots as a CD",
         firmware: Firmware::Iso(Rom::Uefi, Drive::Cd),

@@ -149,9 +149,8 @@ impl Grub {
         let mut image = self.0.command("grub-mkimage");
         image.args(["-O", name, "-p", "/boot/grub", "-d"]).arg(modules).arg("-c").arg(&script).arg("-o").arg(&out);
         image.args(EFI_MODULES);
-        if name == "x86_64-efi" {
-            image.arg("multiboot2");
-        }
+        // What starts Postern without the application there, and the application as a kernel here.
+        image.arg(if name == "x86_64-efi" { "multiboot2" } else { "linux" });
         finish(&mut image, "grub-mkimage")?;
         Ok(out)
     }
