@@ -5,9 +5,9 @@ use crate::machine;
 /// An architecture of machine, hypervisor and guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Arch {
-    /// arm64 with EL2, in QEMU.
+    /// arm64 with EL2.
     Aarch64,
-    /// x86-64 with VMX and EPT, in Bochs.
+    /// x86-64 with VMX and EPT.
     #[value(name = "x86_64")]
     X86_64,
 }

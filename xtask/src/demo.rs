@@ -9,6 +9,7 @@ use crate::scenarios::{End, Guest, PLAIN, Scenario};
 use crate::{bundle, stage, svg, terminal};
 use anyhow::{Result, bail};
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// What must have been observed, and how the summary calls it.
@@ -71,20 +72,20 @@ pub fn run(arch: Arch, firmware: Firmware) -> Result<()> {
                 narrate(line.strip_prefix("host: ").unwrap_or(line), &colours, &mut seen, &mut map);
             }
             Event::ConsoleLine(line) => {
-                console.push_str(line);
-                console.push('\n');
-                if is_worth_telling(line) {
+                if is_worth_telling(line, &console) {
                     say!("  {}", colours.dim(&format!("guest console | {line}")));
                 }
+                console.push_str(line);
+                console.push('\n');
             }
             Event::Console(_) | Event::SwitchedOff { .. } => {}
         }
         true
     });
-    let folder = paths::target().join("demo");
-    bundle::write_if_changed(&folder.join("host.log"), log.as_bytes())?;
-    bundle::write_if_changed(&folder.join("guest-console.txt"), console.as_bytes())?;
-    let picture = folder.join("memory-map.svg");
+    let host_log = file(arch, "host", "log");
+    let picture = file(arch, "memory-map", "svg");
+    bundle::write_if_changed(&host_log, log.as_bytes())?;
+    bundle::write_if_changed(&file(arch, "guest-console", "txt"), console.as_bytes())?;
     bundle::write_if_changed(&picture, map.render().as_bytes())?;
 
     say!("");
@@ -96,10 +97,10 @@ pub fn run(arch: Arch, firmware: Firmware) -> Result<()> {
     let phases = map.phases();
     say!("\nWho owned the memory before, during and after: {}", picture.display());
     if !verdict.is_ok() {
-        bail!("the demo did not end well: {verdict} (log: {})", folder.join("host.log").display());
+        bail!("the demo did not end well: {verdict} (log: {})", host_log.display());
     }
     if let Some((name, _)) = REQUIRED.iter().find(|(name, _)| !observed(name)) {
-        bail!("the demo ended without showing `{name}` (log: {})", folder.join("host.log").display());
+        bail!("the demo ended without showing `{name}` (log: {})", host_log.display());
     }
     if phases < svg::PHASES.len() {
         bail!("the host reported only {phases} of {} memory maps", svg::PHASES.len());
@@ -107,10 +108,21 @@ pub fn run(arch: Arch, firmware: Firmware) -> Result<()> {
     Ok(())
 }
 
-/// Lines of the guest's console that belong to the story.
-fn is_worth_telling(line: &str) -> bool {
-    ["guest: ", "postern-guest: "].iter().any(|start| line.starts_with(start))
-        || ["RME: ", "tdx: Guest detected", "Features active: Intel TDX"].iter().any(|text| line.contains(text))
+/// A file that the demo of an architecture leaves: the default one's has the plain name.
+fn file(arch: Arch, name: &str, suffix: &str) -> PathBuf {
+    let of = match arch {
+        Arch::Aarch64 => String::new(),
+        Arch::X86_64 => format!("-{}", arch.name()),
+    };
+    paths::target().join("demo").join(format!("{name}{of}.{suffix}"))
+}
+
+/// Lines of the guest's console that belong to the story. What `console` has of the kernel's is not told again: Linux repeats it
+/// when its proper console takes over from the early one.
+fn is_worth_telling(line: &str, console: &str) -> bool {
+    let own = ["guest: ", "postern-guest: "].iter().any(|start| line.starts_with(start));
+    let kernel = ["RME: ", "tdx: Guest detected", "Features active: Intel TDX"].iter().any(|text| line.contains(text));
+    own || kernel && console.lines().all(|before| before != line)
 }
 
 /// Turns a line of the test host into something to read.
@@ -172,6 +184,11 @@ mod tests {
             narrate(line, &colours, &mut seen, &mut map);
         }
         assert_eq!(seen, ["guest-up"]);
+        let line = "[    0.000000] RME: Using RSI version 1.0";
+        assert!(is_worth_telling(line, "x\n") && !is_worth_telling(line, &format!("x\n{line}\n")), "a repetition");
+        assert!(is_worth_telling("guest: up", "guest: up\n") && !is_worth_telling("x", ""));
+        assert_eq!(file(Arch::Aarch64, "memory-map", "svg"), paths::target().join("demo/memory-map.svg"));
+        assert_ne!(file(Arch::Aarch64, "host", "log"), file(Arch::X86_64, "host", "log"));
         assert_eq!(map.phases(), 1);
     }
 }

@@ -36,6 +36,11 @@ impl Measurements {
             return Err("the settings say `tpm = required`, and firmware offers no TPM 2.0".to_string());
         }
         let before = tpm.as_mut().and_then(read);
+        // Measurements are SHA-384: without its registers nothing shows that they are what is logged.
+        if tpm.is_some() && before.is_none() && wish == Tpm::Required {
+            let remedy = "turn its SHA-384 bank on in firmware's set-up";
+            return Err(format!("the settings say `tpm = required`, and the TPM has no SHA-384 registers: {remedy}"));
+        }
         Ok(Self { log: EventLog::new(), tpm, before, required: wish == Tpm::Required, ticks: 0, bytes: 0 })
     }
 

@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// How long it may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// CMD_GET_CAPABILITY of swtpm's control channel (swtpm_ioctls(3)): answered by a result and 32 bits.
+const GET_CAPABILITY: u32 = 1;
 /// CMD_SET_DATAFD of swtpm's control channel (swtpm_ioctls(3)): commands come from the socket that is sent along.
 const SET_DATA: u32 = 0x10;
 /// Longest answer that is taken, in bytes (MAX_RESPONSE_SIZE of common TPMs).
@@ -38,20 +40,38 @@ impl Tpm {
         command.args(["socket", "--tpm2", "--ctrl", "type=unixio,fd=0", "--tpmstate"]);
         command.arg(format!("dir={}", folder.0.display())).stdin(OwnedFd::from(listener)).stdout(Stdio::null());
         let process = command.stderr(fs::File::create(folder.0.join("errors"))?).spawn();
+        let tpm = Tpm { process: process.context("the TPM's emulator, swtpm, does not start")?, folder };
+        // With it our copy of the socket goes: if there is nobody to answer, one sees it.
+        drop(command);
+        tpm.greet().with_context(|| {
+            let remedy = "`cargo xtask setup` repairs it if it is damaged";
+            format!("the TPM's emulator, swtpm, does not work ({}): {remedy}", tpm.complaint())
+        })?;
         qemu.arg("-chardev").arg(format!("socket,id=tpm,path={}", control.display()));
         qemu.args(["-tpmdev", "emulator,id=tpm,chardev=tpm", "-device", "tpm-tis-device,tpmdev=tpm"]);
         // A machine that is switched off would switch its TPM off.
         qemu.args(["-action", "shutdown=pause"]);
-        Ok(Tpm { process: process.context("the TPM's emulator does not start")?, folder })
+        Ok(tpm)
+    }
+
+    /// Whether it listens.
+    fn greet(&self) -> Result<()> {
+        let mut control = UnixStream::connect(self.file("control"))?;
+        control.set_read_timeout(Some(PATIENCE))?;
+        control.write_all(&GET_CAPABILITY.to_be_bytes())?;
+        Ok(control.read_exact(&mut [0; 8])?)
+    }
+
+    /// The first that it has complained of: what follows may be how it is used.
+    fn complaint(&self) -> String {
+        let errors = fs::read_to_string(self.file("errors")).unwrap_or_default();
+        errors.lines().find(|line| !line.trim().is_empty()).unwrap_or("it has not complained").to_owned()
     }
 
     /// What the registers hold that the application measures into. The machine has to be gone: the TPM listens to one at a
     /// time.
     pub fn registers(&self) -> Result<Values> {
-        self.ask().with_context(|| {
-            let errors = fs::read_to_string(self.file("errors")).unwrap_or_default();
-            format!("the TPM cannot be asked ({})", errors.lines().last().unwrap_or("it has not complained"))
-        })
+        self.ask().with_context(|| format!("the TPM cannot be asked ({})", self.complaint()))
     }
 
     fn ask(&self) -> Result<Values> {
