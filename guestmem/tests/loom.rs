@@ -1,5 +1,5 @@
 //! Every interleaving of a few calls on two CPUs, with loom's atomics in place of the real ones:
-//! `RUSTFLAGS="--cfg loom" cargo test -p guestmem --test loom --release`.
+//! `RUSTFLAGS="--cfg loom" cargo test -p guestmem --test loom`.
 #![cfg(loom)]
 
 use guestmem::fake::{self, Concatenated, Fake, GIB, RAM_START};

@@ -1,5 +1,5 @@
 //! What x86-64 has to show, in Bochs. It emulates one instruction after the other, some 50 million each second: the Linux guests
-//! do more than one thing in each boot.
+//! do more than one thing in each boot, and all but one skip what half of their time would go to.
 
 use super::{End, Guest, PANIC_ON_PURPOSE, PLAIN, Scenario};
 use crate::arch::Dialect;
@@ -20,9 +20,11 @@ const APICV: Scenario = Scenario { machine: PC_APICV, config: &[("ticks", "0")],
 /// What is typed into a guest's shell.
 const TYPED: &str = "sh /scripts/work; sh /scripts/report; echo $((6 * 7))-works\n";
 
-/// A Debian guest with a shell on its console: works, reads its report, answers, and is left.
+/// A Debian guest with a shell on its console: works, reads its report, answers, and is left. It does not test its ciphers, which
+/// would go on in the background for longer than all the rest.
 const LINUX: Scenario = Scenario {
     host_cpus: 1,
+    arguments: "cryptomgr.notests",
     dialogue: &[("/ # ", TYPED), ("42-works", "exit\n")],
     console: &[
         "tdx: Guest detected",
@@ -40,7 +42,7 @@ const LINUX: Scenario = Scenario {
 /// The same with two vCPUs, and without anybody at the console.
 const LINUX_SMP: Scenario = Scenario {
     cpus: 2,
-    arguments: "postern.script=work",
+    arguments: "cryptomgr.notests postern.script=work",
     dialogue: &[],
     console: &[
         "tdx: Guest detected",
@@ -80,7 +82,7 @@ pub const ALL: &[Scenario] = &[
         name: "x86-emulator",
         proves: "the emulator, Debian's kernel and the test initramfs work by themselves",
         guest: Guest::Bare,
-        arguments: "postern.script=smoke",
+        arguments: "cryptomgr.notests postern.script=smoke",
         host_cpus: 1,
         log: &["postern-guest: up", "postern-guest: status 0"],
         end: End::PowerOff,
@@ -171,6 +173,7 @@ pub const ALL: &[Scenario] = &[
         name: "x86-grub-uefi-linux",
         proves: "UEFI firmware starts GRUB, GRUB the application, the application Postern, and Debian runs as a TDX guest",
         firmware: Firmware::GrubUefi,
+        // With the ciphers' self-tests, which use the vector registers a lot.
         arguments: "postern.script=work",
         dialogue: &[],
         console: &["tdx: Guest detected", "work: done on 1 cpu", "postern-guest: status 0"],
@@ -263,7 +266,7 @@ pub const ALL: &[Scenario] = &[
         proves: "a guest kernel that panics ends the run with its reason",
         ring: 5,
         host_cpus: 1,
-        arguments: "rdinit=/nowhere root=/dev/nothing panic=1",
+        arguments: "cryptomgr.notests rdinit=/nowhere root=/dev/nothing panic=1",
         end: End::Panic("VFS: Unable to mount root fs"),
         timeout: 240,
         ..X86

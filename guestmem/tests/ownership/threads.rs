@@ -1,8 +1,7 @@
 //! Several CPUs at once, on a machine of real threads: conversions, donations, pins and the end of a VM race, and what is
 //! left satisfies the invariants.
 
-mod common;
-use common::*;
+use crate::common::*;
 use guestmem::fake::{Concatenated, GIB};
 use guestmem::*;
 use std::sync::Barrier;

@@ -1,7 +1,6 @@
 //! A GiB of RAM is one leaf in the host's table while all of it is the host's, and a table otherwise.
 
-mod common;
-use common::*;
+use crate::common::*;
 use guestmem::fake::{self, Concatenated, FourLevels, GIB, RAM_START};
 use guestmem::*;
 use std::sync::atomic::Ordering::Relaxed;

@@ -1,7 +1,6 @@
 //! Bugs that other hypervisors had, as tests: the numbers are those of the list in the reference.
 
-mod common;
-use common::*;
+use crate::common::*;
 use guestmem::fake::{self, Concatenated, Fake};
 use guestmem::sync::AtomicU64;
 use guestmem::*;
@@ -141,7 +140,6 @@ fn museum_6_the_host_reaches_nothing_of_posterns() {
     assert!(own > w.core.stats().pool_free);
 }
 
-use common::RAM_END;
 use guestmem::fake::RAM_START;
 
 #[test]

@@ -1,8 +1,7 @@
 //! Random sequences of calls: against a naive model that predicts every answer, and, with the strangest arguments and
 //! operations left half done, against the invariants.
 
-mod common;
-use common::*;
+use crate::common::*;
 use guestmem::fake::{Concatenated, GIB};
 use guestmem::*;
 use proptest::prelude::*;

@@ -1,5 +1,4 @@
 //! A small machine with a host, for the tests.
-#![allow(dead_code)]
 
 use guestmem::fake::{self, Fake, GIB, RAM_START};
 use guestmem::*;
@@ -206,7 +205,6 @@ impl<F: TableFormat> World<F> {
 }
 
 /// Runs a test on both table formats.
-#[macro_export]
 macro_rules! on_both {
     ($($(#[$meta:meta])* fn $name:ident($world:ident) $body:block)*) => {
         mod two_root_tables {

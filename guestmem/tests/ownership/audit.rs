@@ -1,7 +1,6 @@
 //! The audit finds what it is there to find: one entry or record is bent behind the core's back, and comes up.
 
-mod common;
-use common::*;
+use crate::common::*;
 use guestmem::fake::{Concatenated, Fake, GIB};
 use guestmem::*;
 use std::sync::atomic::Ordering::Relaxed;

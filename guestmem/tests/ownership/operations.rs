@@ -1,8 +1,7 @@
 //! Every operation, its refusals, and what may be seen by whom afterwards. The first word of a name is the requirement it
 //! stands for.
 
-mod common;
-use common::*;
+use crate::common::*;
 use guestmem::fake::{Concatenated, FourLevels};
 use guestmem::*;
 

@@ -1,7 +1,6 @@
 //! Guests that accept what they take back: between the host's loss and the guest's word nobody has the page.
 
-mod common;
-use common::*;
+use crate::common::*;
 use guestmem::fake::{Concatenated, FourLevels};
 use guestmem::*;
 

@@ -1,7 +1,6 @@
 //! Blocks and ranges: what is donated and converted in one piece, step by step, and how blocks split and merge.
 
-mod common;
-use common::*;
+use crate::common::*;
 use guestmem::fake::{Concatenated, FourLevels};
 use guestmem::*;
 

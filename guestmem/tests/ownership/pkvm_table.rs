@@ -5,8 +5,7 @@
 //! guest shares and unshares = share and unshare, reclaim from a dead guest = reclaim. There is no forced reclaim (C12), no
 //! share of host memory with a guest, and the hypervisor gives nothing back.
 
-mod common;
-use common::*;
+use crate::common::*;
 use guestmem::fake::{Concatenated, GIB};
 use guestmem::*;
 
