@@ -83,6 +83,10 @@ pub fn machine(bench: &Workbench, scenario: &Scenario) -> Result<Machine> {
         machine.append = Some(format!("{} {}", console(scenario.dialect), scenario.arguments));
         return Ok(machine);
     }
+    if scenario.guest == Guest::Shipped {
+        machine.initrd = None;
+        return Ok(machine);
+    }
     if let Guest::Flawed(flaw) = scenario.guest {
         machine.initrd = flawed(scenario.name, flaw)?;
         return Ok(machine);

@@ -215,7 +215,7 @@ fn near(text: &str) -> Vec<&'static str> {
 /// Dialects of one architecture whose kernels the scenarios boot.
 fn dialects(scenarios: &[&Scenario], arch: Arch) -> Vec<Dialect> {
     use scenarios::Guest;
-    let boots = |s: &&&Scenario| matches!(s.guest, Guest::Linux | Guest::OlderLinux | Guest::Bare);
+    let boots = |s: &&&Scenario| matches!(s.guest, Guest::Linux | Guest::OlderLinux | Guest::Bare | Guest::Shipped);
     let wanted = |dialect| scenarios.iter().filter(boots).any(|s| s.dialect == dialect);
     let all = [Dialect::Realm, Dialect::Pkvm, Dialect::Tdx];
     all.into_iter().filter(|dialect| dialect.arch() == arch && wanted(*dialect)).collect()

@@ -4,18 +4,17 @@ mod mistake;
 mod secure;
 
 use crate::arch::Arch;
-use crate::image::iso::{self, Bios};
-use crate::image::{self, BUNDLE, Content, DEFAULT_SETTINGS, MENU, POSTERN, SETTINGS};
+use crate::image::iso;
+use crate::image::{self, BUNDLE, Content, DEFAULT_SETTINGS, Format, MENU, POSTERN, SETTINGS};
 use crate::machine::Machine;
 use crate::paths;
-use crate::setup::grub::{self, Grub};
 use crate::setup::private::Private;
 use crate::setup::{Cache, uefi};
-use anyhow::{Context, Error, Result, anyhow};
+use anyhow::{Context, Result};
 use clap::ValueEnum;
-use loader::config;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 pub use mistake::Mistake;
 
@@ -34,9 +33,9 @@ pub enum Firmware {
     GrubUefiMultiboot2,
     /// The BIOS starts GRUB from a CD, and GRUB Postern by Multiboot2 (x86_64).
     GrubBios,
-    /// A hybrid image, as `cargo xtask image` makes it.
+    /// An image that `cargo xtask image` has made, with its hypervisor for real machines, and its bundle or the scenario's.
     #[value(skip)]
-    Iso(Rom, Drive),
+    Image(Rom, Boot, Drive),
     /// UEFI tries a disk with each of these mistakes, then one without.
     #[value(skip)]
     Mistakes(&'static [Mistake]),
@@ -65,6 +64,8 @@ pub enum Rom {
 pub enum Drive {
     /// A disk, such as a USB stick.
     Disk,
+    /// A disk with an image that is a CD as well.
+    HybridDisk,
     /// A CD.
     Cd,
 }
@@ -95,7 +96,7 @@ pub struct Chain {
 #[derive(Clone, Debug)]
 enum Media {
     Disk,
-    Hybrid(Grub, Option<Bios>, Drive),
+    Image(Arch, Boot, Drive),
     Mistakes(&'static [Mistake]),
     /// With the programs of the disk without a mistake.
     Menu(Vec<Content>),
@@ -155,10 +156,9 @@ impl Firmware {
             Firmware::GrubUefi => (with_menu(image::default_menu(arch, 0))?, Media::Disk),
             Firmware::GrubUefiLinux => (with_menu(image::LINUX_MENU.into())?, Media::Disk),
             Firmware::GrubUefiMultiboot2 => (with_menu(image::default_menu(arch, 1))?, Media::Disk),
-            Firmware::Iso(_, drive) => {
-                let settings = config::parse(DEFAULT_SETTINGS.as_bytes()).map_err(|error| anyhow!("{error}"))?;
-                let bios = (arch == Arch::X86_64).then(|| Bios::of(&settings)).transpose().map_err(Error::msg)?;
-                (programs(Boot::Uefi)?, Media::Hybrid(grub::find(&Cache::open()?)?, bios, drive))
+            Firmware::Image(_, boot, drive) => {
+                image::get_ready(arch, boot)?;
+                (vec![], Media::Image(arch, boot, drive))
             }
             Firmware::Mistakes(list) => (programs(Boot::Uefi)?, Media::Mistakes(list)),
             Firmware::Menu => (with_menu(mistake::menu(arch))?, Media::Menu(programs(Boot::Uefi)?)),
@@ -167,7 +167,7 @@ impl Firmware {
         let cache = Cache::open()?;
         let mut chain = Chain { firmware: None, variables: None, tpm: None, programs, media };
         match self {
-            Firmware::Iso(Rom::Bios, _) => {}
+            Firmware::Image(Rom::Bios, ..) => {}
             Firmware::Tpm => {
                 let (firmware, variables) = uefi::secure_firmware(&cache)?;
                 (chain.firmware, chain.variables) = (Some(firmware), Some(fs::read(variables)?));
@@ -182,18 +182,13 @@ impl Firmware {
 impl Chain {
     /// Makes the media of one run in `folder`, in the order in which firmware tries them.
     pub fn media(&self, machine: &Machine, folder: &Path) -> Result<Vec<Medium>> {
+        if let Media::Image(arch, boot, drive) = self.media {
+            return Ok(vec![Medium { file: made(arch, boot, drive, machine, folder)?, drive }]);
+        }
         let contents = self.contents(machine)?;
         let mut disks = Vec::new();
         match &self.media {
-            Media::Disk => {}
-            Media::Hybrid(grub, bios, drive) => {
-                let file = folder.join("boot.iso");
-                iso::make(grub, folder, &contents, bios.as_ref(), &file)?;
-                if *drive == Drive::Disk {
-                    iso::forget_cd(&file)?;
-                }
-                return Ok(vec![Medium { file, drive: *drive }]);
-            }
+            Media::Disk | Media::Image(..) => {}
             Media::Mistakes(list) => disks.extend(list.iter().map(|mistake| mistake.made(&contents))),
             Media::Menu(programs) => {
                 disks.push(Mistake::Setting.made(&contents));
@@ -226,6 +221,28 @@ impl Chain {
         }
         Ok(contents)
     }
+}
+
+/// An image as its user makes it: of this tree alone, or of settings with a bundle beside them.
+fn made(arch: Arch, boot: Boot, drive: Drive, machine: &Machine, folder: &Path) -> Result<PathBuf> {
+    let (format, name) = match drive {
+        Drive::Disk => (Format::Disk, "postern.img"),
+        Drive::HybridDisk | Drive::Cd => (Format::Iso, "postern.iso"),
+    };
+    let settings = folder.join("postern.conf");
+    let config = machine.initrd.as_ref().map(|bundle| {
+        fs::write(&settings, DEFAULT_SETTINGS)?;
+        fs::copy(bundle, folder.join("bundle.cpio")).map(|_| settings)
+    });
+    let out = folder.join(name);
+    // They use the cache and build, one at a time.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock();
+    image::make(&image::Options::plain(arch, boot, format, config.transpose()?, out.clone()))?;
+    if drive == Drive::HybridDisk {
+        iso::forget_cd(&out)?;
+    }
+    Ok(out)
 }
 
 #[cfg(test)]

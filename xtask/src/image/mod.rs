@@ -77,8 +77,16 @@ pub enum Format {
 /// A file for the volume: its path there, and its content.
 pub type Content = (String, Vec<u8>);
 
-/// Makes an image. All that the user named is looked at before anything is built.
+/// Makes an image, and says what to do with it.
 pub fn run(options: &Options) -> Result<()> {
+    make(options)?;
+    let size = fs::metadata(&options.out).map(|meta| meta.len())?;
+    say!("{}", options.told(size));
+    Ok(())
+}
+
+/// Makes an image. All that the user named is looked at before anything is built.
+pub fn make(options: &Options) -> Result<()> {
     let settings = match &options.config {
         Some(path) => fs::read(path).with_context(|| format!("--config {} cannot be read", path.display()))?,
         None => DEFAULT_SETTINGS.into(),
@@ -123,12 +131,23 @@ pub fn run(options: &Options) -> Result<()> {
             iso::make(&grub, &workshop.0, &contents, bios.as_ref(), &options.out)?;
         }
     }
-    let size = fs::metadata(&options.out).map(|meta| meta.len())?;
-    say!("{}", options.told(size));
     Ok(())
 }
 
+/// Builds what every image of an architecture has beforehand.
+pub fn get_ready(arch: Arch, boot: Boot) -> Result<()> {
+    let workshop = Scratch::new()?;
+    programs(arch, boot, None, &workshop.0)?;
+    let toolchain = setup::toolchain::find(&Cache::open()?, arch)?;
+    build::for_machines(&toolchain).map(|_| ())
+}
+
 impl Options {
+    /// An image as it is without further wishes.
+    pub fn plain(arch: Arch, boot: Boot, format: Format, config: Option<PathBuf>, out: PathBuf) -> Self {
+        Options { arch, config, boot, sign: None, cert: None, format: Some(format), out }
+    }
+
     /// What is made.
     fn format(&self) -> Format {
         let suffix = self.out.extension().is_some_and(|suffix| suffix.eq_ignore_ascii_case("iso"));

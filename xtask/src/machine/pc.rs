@@ -56,7 +56,7 @@ fn drives(media: &[Medium]) -> Result<String> {
         let place = place.context("a PC has four drives")?;
         let kind = match drive {
             Drive::Cd => "type=cdrom, status=inserted".into(),
-            Drive::Disk => {
+            Drive::Disk | Drive::HybridDisk => {
                 // A disk of whole cylinders; a stick is larger than the image on it, too.
                 let size = fs::metadata(file)?.len().next_multiple_of(CYLINDER);
                 fs::OpenOptions::new().write(true).open(file)?.set_len(size)?;

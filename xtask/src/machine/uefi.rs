@@ -35,7 +35,7 @@ pub fn start(qemu: &Qemu, chain: &Chain, machine: &Machine) -> Result<Session> {
         let file = medium.file.display();
         command.arg("-drive").arg(format!("if=none,id=disk{index},format=raw,readonly=on,file={file}"));
         let device = match medium.drive {
-            Drive::Disk => "virtio-blk-device",
+            Drive::Disk | Drive::HybridDisk => "virtio-blk-device",
             Drive::Cd => {
                 command.args(["-device", "virtio-scsi-device"]);
                 "scsi-cd"

@@ -2,7 +2,7 @@
 
 use super::{End, Flaw, Guest, PANIC_ON_PURPOSE, PLAIN, Scenario};
 use crate::arch::Dialect;
-use crate::firmware::{Drive, Firmware, Mistake, Rom};
+use crate::firmware::{Boot, Drive, Firmware, Mistake, Rom};
 use crate::machine::Extras;
 
 /// A boot that Postern has to refuse with one clear line.
@@ -40,10 +40,11 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "uefi-realm-linux",
-        proves: "UEFI firmware starts the application, the application Postern, and Debian runs as a realm",
-        firmware: Firmware::Uefi,
-        arguments: "postern.script=work",
-        console: &["RME: Using RSI version", "work: done on 1 cpu", "postern-guest: status 0"],
+        proves: "the image for real machines, just as it is made: UEFI, the application, Postern, and Debian as a realm",
+        firmware: Firmware::Image(Rom::Uefi, Boot::Uefi, Drive::Disk),
+        guest: Guest::Shipped,
+        dialogue: &[("/ # ", "sh /scripts/work; exit\n")],
+        console: &["RME: Using RSI version", "work: done on 1 cpu"],
         log: &[
             "postern: UEFI application",
             "postern: settings ",
@@ -77,14 +78,14 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "uefi-iso-cd",
         proves: "the hybrid image boots as a CD",
-        firmware: Firmware::Iso(Rom::Uefi, Drive::Cd),
+        firmware: Firmware::Image(Rom::Uefi, Boot::Uefi, Drive::Cd),
         log: &["postern: UEFI application", "host: guest ended"],
         ..TINY
     },
     Scenario {
         name: "uefi-iso-disk",
         proves: "the hybrid image boots as a disk",
-        firmware: Firmware::Iso(Rom::Uefi, Drive::Disk),
+        firmware: Firmware::Image(Rom::Uefi, Boot::Uefi, Drive::HybridDisk),
         log: &["postern: UEFI application", "host: guest ended"],
         ..TINY
     },

@@ -23,6 +23,8 @@ pub enum Guest {
     Tiny,
     /// A file that is not a kernel.
     Garbage,
+    /// The default Linux of the dialect in the bundle of an image for real machines.
+    Shipped,
     /// None, because the bundle that Postern boots with is flawed.
     Flawed(Flaw),
 }
@@ -174,12 +176,14 @@ mod tests {
             assert_eq!(name.starts_with("x86-"), scenario.arch() == Arch::X86_64, "{name} says its architecture");
             let x86 = scenario.arch() == Arch::X86_64;
             let boots = match scenario.firmware {
-                Firmware::Iso(rom, _) => x86 || rom == Rom::Uefi,
+                Firmware::Image(rom, ..) => x86 || rom == Rom::Uefi,
                 Firmware::SecureBoot | Firmware::Tpm => !x86,
                 Firmware::Mistakes(_) | Firmware::Menu => true,
                 named => Firmware::of(scenario.arch()).contains(&named),
             };
             assert!(boots, "{name} boots as its architecture can");
+            let image = matches!(scenario.firmware, Firmware::Image(..));
+            assert!(image || scenario.guest != Guest::Shipped, "{name} has an image to take its guest from");
             assert!(!scenario.proves.is_empty(), "{name} says what it shows");
             assert!(matches!(scenario.ring, 4 | 5), "{name} has a ring");
             let grub = scenario.firmware == Firmware::GrubBios;
