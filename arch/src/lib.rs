@@ -166,8 +166,8 @@ pub enum HostFault {
 pub trait Kernel: Sync {
     /// A call of the host: status, then three results.
     fn host_call(&self, number: u64, arguments: [u64; 6]) -> [u64; 4];
-    /// Whether no guest has memory.
-    fn is_idle(&self) -> bool;
+    /// Runs `f` if no guest has memory, and none gets any meanwhile; whether it did.
+    fn while_idle(&self, f: &mut dyn FnMut()) -> bool;
     /// The word at a multiple of eight in memory that the host may read; `None` when it is not that.
     fn read_host(&self, address: u64) -> Option<u64>;
     /// The host touched `address` and found nothing there.

@@ -46,8 +46,8 @@ impl Kernel for Postern {
         call::host::dispatch(self, number, arguments)
     }
 
-    fn is_idle(&self) -> bool {
-        self.vms.is_empty()
+    fn while_idle(&self, f: &mut dyn FnMut()) -> bool {
+        self.vms.while_empty(f)
     }
 
     fn read_host(&self, address: u64) -> Option<u64> {

@@ -165,7 +165,7 @@ impl Vm {
 pub struct Vms {
     slots: [RwLock<Option<Vm>>; VMS_MAX],
     generations: [AtomicU64; VMS_MAX],
-    /// Held while an empty slot is looked for.
+    /// Held while an empty slot is looked for, and while all have to stay empty.
     search: Mutex<()>,
 }
 
@@ -232,9 +232,14 @@ impl Vms {
         Err(full)
     }
 
-    /// Whether there is no VM; a slot that somebody works on counts as one.
-    pub fn is_empty(&self) -> bool {
-        self.slots.iter().all(|slot| slot.try_read().is_some_and(|vm| vm.is_none()))
+    /// Runs `f` if there is no VM, and none is created meanwhile; whether it did. A slot that somebody works on counts as a VM.
+    pub fn while_empty(&self, f: impl FnOnce()) -> bool {
+        let _search = self.search.lock();
+        let empty = self.slots.iter().all(|slot| slot.try_read().is_some_and(|vm| vm.is_none()));
+        if empty {
+            f();
+        }
+        empty
     }
 
     /// Makes the handle invalid for good; the caller empties the slot.

@@ -3,6 +3,8 @@
 use abi::host::{self, frame, vm_state};
 use abi::run::exit;
 use arch::Kernel;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tests::{Guest, World};
 
 #[test]
@@ -32,11 +34,34 @@ fn a_vm_lives_and_all_its_frames_come_back_wiped() {
 #[test]
 fn the_machine_is_idle_only_while_there_is_no_vm() {
     let world = World::new();
-    assert!(world.postern.is_idle());
+    let idle = || {
+        let mut was = false;
+        assert_eq!(world.postern.while_idle(&mut || was = true), was);
+        was
+    };
+    assert!(idle());
     let handle = world.create(&World::config(host::dialect::REALM, 1), 8);
-    assert!(!world.postern.is_idle());
+    assert!(!idle());
     world.ok(host::VM_DESTROY, [handle]);
-    assert!(!world.postern.is_idle(), "destroyed, but its frames are not back");
+    assert!(!idle(), "destroyed, but its frames are not back");
     world.finish(host::VM_RECLAIM, [handle]);
-    assert!(world.postern.is_idle());
+    assert!(idle());
+}
+
+#[test]
+fn no_vm_begins_while_the_machine_is_reset() {
+    let world = World::new();
+    let created = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reset = world.postern.while_idle(&mut || {
+            scope.spawn(|| {
+                world.create(&World::config(host::dialect::REALM, 1), 8);
+                created.store(true, Ordering::SeqCst);
+            });
+            std::thread::sleep(Duration::from_millis(100));
+            assert!(!created.load(Ordering::SeqCst));
+        });
+        assert!(reset);
+    });
+    assert!(created.load(Ordering::SeqCst), "it only had to wait");
 }

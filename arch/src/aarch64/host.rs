@@ -221,16 +221,19 @@ fn firmware_call(regs: &HostRegs) -> u64 {
             _ => not_supported,
         },
         numbers::CPU_ON => cpu_on(a, b, c),
-        // A reset leaves memory as it is, and what boots next would find the guests' in it.
-        numbers::SYSTEM_RESET if !kernel().is_idle() => numbers::DENIED as u64,
+        numbers::SYSTEM_RESET => {
+            // A reset leaves memory as it is, and what boots next would find the guests' in it.
+            let mut status = numbers::DENIED as u64;
+            kernel().while_idle(&mut || status = psci::call(numbers::SYSTEM_RESET, 0, 0, 0));
+            status
+        }
         // They start nothing, and take no address.
         number @ (numbers::VERSION
         | numbers::CPU_OFF
         | numbers::AFFINITY_INFO
         | numbers::AFFINITY_INFO_32
         | numbers::MIGRATE_INFO_TYPE
-        | numbers::SYSTEM_OFF
-        | numbers::SYSTEM_RESET) => psci::call(number, a, b, 0),
+        | numbers::SYSTEM_OFF) => psci::call(number, a, b, 0),
         _ => not_supported,
     }
 }

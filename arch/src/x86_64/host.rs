@@ -336,8 +336,11 @@ fn port(gprs: &mut Gprs) -> Outcome {
     };
     match host_ports::write(port, size, value, power::acpi()) {
         Out::Native => power::write_port(port, size, value),
-        Out::Reset if kernel().is_idle() => power::write_port(port, size, value),
-        Out::Reset => refused("reset while there is a guest, by port", port.into()),
+        Out::Reset => {
+            if !kernel().while_idle(&mut || power::write_port(port, size, value)) {
+                refused("reset while there is a guest, by port", port.into());
+            }
+        }
         Out::Off => {
             log::info!("the host switches the machine off");
             power::off();
