@@ -84,7 +84,8 @@ impl<M: Machine> Core<M> {
         let Some(frame) = self.page_below(over, gfn).and_then(Self::frame_in) else { return Ok(None) };
         let (cell, word) = self.try_lock_cell(frame)?;
         let mut block = Block::locked(self, cell, word, frame.block_start());
-        let record = self.admit(vm, gfn, frame, &mut block)?;
+        let record = block.record(frame);
+        self.admit(vm, gfn, &record, &mut block)?;
         // Under the lock: the table may have been another's before.
         let Some(slot) = self.page_below(over, gfn).filter(|_| block.whole().is_none()) else { return Ok(None) };
         if record.state != State::Pending {

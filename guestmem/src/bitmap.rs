@@ -47,12 +47,15 @@ impl<M: Machine> Core<M> {
     /// A guest frame's bit; none while the page is missing. `gfn` is in RAM.
     #[inline]
     pub(crate) fn wanted_word(&self, vm: &Guest, gfn: Gfn) -> Option<Wish<'_>> {
-        let page = Pfn::new(self.index_entry(vm, gfn)?.load(Ordering::Acquire));
-        if page.get() == 0 {
+        let (index, at) = (Pfn::new(vm.bitmap.load(Ordering::Acquire)), gfn.since(vm.map_base()));
+        if index.get() == 0 || !self.is_ram(index) {
             return None;
         }
-        let bit = gfn.since(vm.map_base()) % BITMAP_FRAMES;
-        Some(Wish { word: self.entry(page, bit / 64)?, bit: bit % 64 })
+        let page = self.machine.words(index)[(at / BITMAP_FRAMES) as usize % 512].load(Ordering::Acquire);
+        if page == 0 {
+            return None;
+        }
+        Some(Wish { word: self.entry(Pfn::new(page), at / 64)?, bit: at % 64 })
     }
 
     /// What the guest wants a frame of its RAM to be.

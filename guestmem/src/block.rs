@@ -48,7 +48,7 @@ impl<'a, M: Machine> Block<'a, M> {
     }
 
     /// The record of a frame of the block.
-    #[inline]
+    #[inline(always)]
     pub fn record(&self, frame: Pfn) -> Record {
         let index = frame.in_block();
         match self.leaf() {
@@ -72,7 +72,7 @@ impl<'a, M: Machine> Block<'a, M> {
     }
 
     /// Changes the record of one frame without changing whose it is; the block has been split.
-    #[inline]
+    #[inline(always)]
     pub fn set(&mut self, frame: Pfn, record: Record) {
         debug_assert!(self.leaf().is_some(), "a frame's record was set in a whole block");
         if let Some(leaf) = self.leaf() {
@@ -238,7 +238,7 @@ impl<'a, M: Machine> Block<'a, M> {
     }
 
     /// The host's 2 MiB entry for the block; none before its table is built, and while a leaf of 1 GiB stands for it.
-    #[inline]
+    #[inline(always)]
     pub fn host_slot(&self) -> Option<&'a Word> {
         match self.core.host_root.load(Ordering::Relaxed) {
             0 => None,
@@ -284,7 +284,7 @@ impl<'a, M: Machine> Block<'a, M> {
     }
 
     /// Lets the host access what is clean.
-    #[inline]
+    #[inline(always)]
     pub fn map_host(&mut self, clean: &Clean) {
         let (slot, level) = match clean.size() {
             Size::Page => (self.host_page(clean.frame()), PAGE_LEVEL),

@@ -4,7 +4,6 @@
 //! budget at a time, and then it appears in the other half, never having been split.
 
 use crate::block::Block;
-use crate::convert::Lack;
 use crate::guest::{Guest, counter};
 use crate::motion::{Clean, Cut, Flushed};
 use crate::record::{Record, State};
@@ -78,22 +77,32 @@ impl<M: Machine> Core<M> {
     ///
     /// # Errors
     /// When nothing could be done, as [`Core::share`] and [`Core::unshare`] at `gfns.start`.
+    #[inline]
     pub fn convert(&self, vm: &Guest, gfns: Range<Gfn>, to: Visibility, budget: &mut Budget) -> Result<Gfn, Refusal> {
+        if gfns.end.since(gfns.start) == 1 && self.convert_page(vm, gfns.start, to) {
+            return Ok(gfns.end);
+        }
+        self.convert_range(vm, gfns, to, budget)
+    }
+
+    /// Converts one page, which is what guests do most; false, with nothing changed, when that is not all there is to it:
+    /// the long way finds out why.
+    #[inline]
+    pub fn convert_page(&self, vm: &Guest, gfn: Gfn, to: Visibility) -> bool {
+        let done = match to {
+            Visibility::Shared => self.share(vm, gfn),
+            Visibility::Private => self.unshare(vm, gfn),
+        };
+        matches!(done, Ok(()) | Err(Refusal::WrongVisibility))
+    }
+
+    fn convert_range(&self, vm: &Guest, gfns: Range<Gfn>, to: Visibility, budget: &mut Budget) -> Result<Gfn, Refusal> {
         let frames = gfns.end.since(gfns.start);
         if frames == 0 {
             return Err(Refusal::OutOfRange);
         }
         vm.check_range(gfns.start, frames)?;
         vm.check_live()?;
-        if frames == 1
-            && let Some(alias) = vm.alias(gfns.start)
-        {
-            match self.turn_ready(vm, gfns.start, alias, to) {
-                Ok(()) | Err(Lack::Refused(Refusal::WrongVisibility)) => return Ok(gfns.end),
-                // The long way finds it again, and says what it means here.
-                Err(_) => {}
-            }
-        }
         budget.begin();
         let mut at = gfns.start;
         while at < gfns.end {

@@ -33,7 +33,8 @@ impl<M: Machine> Core<M> {
     pub(crate) fn resolve(&self, vm: &Guest, gfn: Gfn) -> Result<(Block<'_, M>, Pfn, Record), Refusal> {
         let (frame, cell, word) = self.find(vm, gfn)?;
         let mut block = Block::locked(self, cell, word, frame.block_start());
-        let record = self.admit(vm, gfn, frame, &mut block)?;
+        let record = block.record(frame);
+        self.admit(vm, gfn, &record, &mut block)?;
         Ok((block, frame, record))
     }
 
@@ -51,8 +52,7 @@ impl<M: Machine> Core<M> {
 
     /// Second half of [`Core::resolve`].
     #[inline(always)]
-    pub(crate) fn admit(&self, vm: &Guest, gfn: Gfn, frame: Pfn, block: &mut Block<'_, M>) -> Result<Record, Refusal> {
-        let record = block.record(frame);
+    pub(crate) fn admit(&self, vm: &Guest, gfn: Gfn, record: &Record, block: &mut Block<'_, M>) -> Result<(), Refusal> {
         if record.owner != Some(vm.id()) || record.gfn != gfn {
             // The page moved between the walk and the lock: whoever asked looks again.
             return Err(Refusal::Busy);
@@ -62,7 +62,7 @@ impl<M: Machine> Core<M> {
             let _ = self.push_on(vm, block, &mut Budget::new(PUSH_FRAMES));
             return Err(Refusal::Busy);
         }
-        Ok(record)
+        Ok(())
     }
 
     /// Lets the host access a page of the guest, wiped. With an alias it moves to the shared half; a page that is not
@@ -72,6 +72,7 @@ impl<M: Machine> Core<M> {
     /// [`Refusal::OutOfRange`], [`Refusal::Absent`] (no alias and not populated), [`Refusal::WrongVisibility`] when it is
     /// shared already, [`Refusal::Busy`], [`Refusal::NoPool`], [`Refusal::NoMeta`], [`Refusal::Poisoned`],
     /// [`Refusal::Dying`].
+    #[inline(never)]
     pub fn share(&self, vm: &Guest, gfn: Gfn) -> Result<(), Refusal> {
         self.turn(vm, gfn, Visibility::Shared)
     }
@@ -82,11 +83,13 @@ impl<M: Machine> Core<M> {
     /// # Errors
     /// As [`Core::share`]; [`Refusal::WrongVisibility`] when it is private already, [`Refusal::Pinned`];
     /// [`Refusal::Absent`] when the guest accepts pages, and only a page that is there can wait to be accepted.
+    #[inline(never)]
     pub fn unshare(&self, vm: &Guest, gfn: Gfn) -> Result<(), Refusal> {
         self.turn(vm, gfn, Visibility::Private)
     }
 
-    #[inline]
+    // Inlined with what it does when all is there: the direction is a constant.
+    #[inline(always)]
     fn turn(&self, vm: &Guest, gfn: Gfn, to: Visibility) -> Result<(), Refusal> {
         vm.check_range(gfn, 1)?;
         let first = match vm.alias(gfn) {
@@ -105,11 +108,12 @@ impl<M: Machine> Core<M> {
     }
 
     /// Sharing where one address is private and shared: only the host's mapping changes, and nothing is split for it.
-    #[inline]
+    #[inline(always)]
     fn turn_in_place(&self, vm: &Guest, gfn: Gfn, to: Visibility) -> Result<(), Refusal> {
         let (frame, cell, word) = self.find(vm, gfn)?;
         let mut block = Block::locked(self, cell, word, frame.block_start());
-        let record = self.admit(vm, gfn, frame, &mut block)?;
+        let record = block.record(frame);
+        self.admit(vm, gfn, &record, &mut block)?;
         let (event, counter) = match to {
             Visibility::Shared => (Event::Share, counter::SHARES),
             Visibility::Private => (Event::Unshare, counter::UNSHARES),
@@ -178,7 +182,7 @@ impl<M: Machine> Core<M> {
     }
 
     /// Sharing with an alias: the page's entry in one half goes and the one in the other comes.
-    #[inline]
+    #[cold]
     fn turn_aliased(
         &self,
         vm: &Guest,
@@ -189,7 +193,8 @@ impl<M: Machine> Core<M> {
     ) -> Result<(), Lack> {
         let (frame, cell, word) = self.find(vm, gfn)?;
         let mut block = Block::locked(self, cell, word, frame.block_start());
-        let record = self.admit(vm, gfn, frame, &mut block)?;
+        let record = block.record(frame);
+        self.admit(vm, gfn, &record, &mut block)?;
         let (event, counter) = match to {
             Visibility::Shared => (Event::Share, counter::SHARES),
             Visibility::Private => (Event::Unshare, counter::UNSHARES),
@@ -212,13 +217,14 @@ impl<M: Machine> Core<M> {
     ///
     /// # Errors
     /// [`Lack::Structure`], with nothing changed, where something is missing.
-    #[inline]
-    pub(crate) fn turn_ready(&self, vm: &Guest, gfn: Gfn, alias: u64, to: Visibility) -> Result<(), Lack> {
+    #[inline(always)]
+    fn turn_ready(&self, vm: &Guest, gfn: Gfn, alias: u64, to: Visibility) -> Result<(), Lack> {
         let over = self.slot(vm.root(), gfn.get(), BLOCK_LEVEL).ok_or(Lack::Structure)?;
         let frame = self.page_below(over, gfn).and_then(Self::frame_in).ok_or(Lack::Structure)?;
         let (cell, word) = self.try_lock_cell(frame)?;
         let mut block = Block::locked(self, cell, word, frame.block_start());
-        let record = self.admit(vm, gfn, frame, &mut block)?;
+        let record = block.record(frame);
+        self.admit(vm, gfn, &record, &mut block)?;
         let (event, counter) = match to {
             Visibility::Shared => (Event::Share, counter::SHARES),
             Visibility::Private => (Event::Unshare, counter::UNSHARES),
@@ -239,7 +245,7 @@ impl<M: Machine> Core<M> {
     }
 
     /// Moves a page to the half that its record is to say, wiped. Its block has been split.
-    #[inline]
+    #[inline(always)]
     fn exchange(&self, vm: &Guest, block: &mut Block<'_, M>, frame: Pfn, record: Record, slots: &PageSlots<'_>) {
         let cut = match record.state {
             State::Shared => Cut::new(frame, Size::Page),

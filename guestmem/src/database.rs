@@ -204,10 +204,14 @@ impl<M: Machine> Core<M> {
     }
 
     /// Whether a frame is RAM that the database covers.
-    #[inline]
+    #[inline(always)]
     pub fn is_ram(&self, frame: Pfn) -> bool {
-        let within = |&(start, end): &(u64, u64)| (start..end).contains(&frame.get());
-        within(&self.main) || self.regions().iter().any(within)
+        (self.main.0..self.main.1).contains(&frame.get()) || self.is_ram_elsewhere(frame)
+    }
+
+    #[cold]
+    fn is_ram_elsewhere(&self, frame: Pfn) -> bool {
+        self.regions().iter().any(|&(start, end)| (start..end).contains(&frame.get()))
     }
 
     /// Whether all frames from `start` on are RAM.
@@ -222,13 +226,17 @@ impl<M: Machine> Core<M> {
         at >= end
     }
 
-    /// Index of the summary of the block that holds a frame. Machines have a handful of spans.
-    #[inline]
+    /// The summary of the block that holds a frame. Machines have a handful of spans, and nearly all memory in the first.
+    #[inline(always)]
     fn summary(&self, frame: Pfn) -> Option<&'static AtomicU64> {
         let block = frame.get() / BLOCK_FRAMES;
-        let within = |span: &&Span| block.wrapping_sub(span.first) < span.blocks;
-        let first = Some(&self.spans[0]).filter(within);
-        let span = first.or_else(|| self.spans().iter().find(within))?;
+        let first = block.wrapping_sub(self.spans[0].first);
+        if first < self.spans[0].blocks { self.summaries.get(first as usize) } else { self.summary_elsewhere(block) }
+    }
+
+    #[cold]
+    fn summary_elsewhere(&self, block: u64) -> Option<&'static AtomicU64> {
+        let span = self.spans().iter().find(|span| block.wrapping_sub(span.first) < span.blocks)?;
         self.summaries.get(span.base + (block - span.first) as usize)
     }
 

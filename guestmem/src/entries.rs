@@ -29,7 +29,7 @@ pub(crate) struct BlockSlots<'a> {
 
 impl PageSlots<'_> {
     /// Removes a page from both halves; the private entry keeps a mark of it.
-    #[inline]
+    #[inline(always)]
     pub fn cut<M: Machine>(&self, _: &Core<M>, vm: &Guest, frame: Pfn, mut cut: Cut) -> Cut {
         let (slot, number) = self.private;
         if let Slot::Leaf(..) = Core::<M>::read(slot.swap(Core::<M>::mark(frame), Ordering::AcqRel), PAGE_LEVEL) {

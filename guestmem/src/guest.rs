@@ -56,6 +56,10 @@ pub struct Guest {
     id: OwnerId,
     root: Pfn,
     layout: Layout,
+    /// What is added to a guest frame's number to get that of its alias; 0 where there is none.
+    half: u64,
+    /// Guest frame of the first bit of the map of shared pages. No 2 MiB block has its bits in two pages.
+    map_base: Gfn,
     structure: AtomicU64,
     life: AtomicU64,
     root_given: AtomicU64,
@@ -85,10 +89,14 @@ impl Guest {
     /// A VM that owns nothing yet. It comes to life when the frames of its root table, at `root` and aligned as the
     /// table format demands, have been given to [`Core::donate_meta`] like all other metadata.
     pub fn new(id: OwnerId, root: Pfn, layout: Layout) -> Self {
+        let half = layout.alias.and_then(|bit| 1_u64.checked_shl(bit.checked_sub(FRAME_SHIFT)?)).unwrap_or(0);
+        let map_base = layout.ram.start.block_start();
         Self {
             id,
             root,
             layout,
+            half,
+            map_base,
             structure: AtomicU64::new(0),
             life: AtomicU64::new(Life::New as u64),
             root_given: AtomicU64::new(0),
@@ -204,14 +212,13 @@ impl Guest {
     /// Frame number of a guest frame in the shared half; none where there is no shared half.
     #[inline]
     pub(crate) fn alias(&self, gfn: Gfn) -> Option<u64> {
-        let bit = self.layout.alias?.checked_sub(FRAME_SHIFT)?;
-        Some(gfn.get() | 1_u64.checked_shl(bit)?)
+        if self.half == 0 { None } else { Some(gfn.get() | self.half) }
     }
 
-    /// Guest frame of the first bit of the map of shared pages. No 2 MiB block has its bits in two pages.
+    /// Guest frame of the first bit of the map of shared pages.
     #[inline]
     pub(crate) fn map_base(&self) -> Gfn {
-        self.layout.ram.start.block_start()
+        self.map_base
     }
 
     /// Whether a layout fits the machine's tables, records and bitmaps.
@@ -310,6 +317,8 @@ impl Guest {
             id: self.id,
             root: self.root,
             layout: self.layout.clone(),
+            half: self.half,
+            map_base: self.map_base,
             structure: copy(&self.structure),
             life: copy(&self.life),
             root_given: copy(&self.root_given),

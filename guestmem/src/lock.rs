@@ -42,12 +42,11 @@ pub fn acquire(word: &AtomicU64, bit: u64, rank: Rank) -> u64 {
 #[inline]
 pub fn try_acquire(word: &AtomicU64, bit: u64, rank: Rank) -> Option<u64> {
     for _ in 0..TRIES {
-        if word.load(Ordering::Relaxed) & bit == 0 {
-            let seen = set_bit(word, bit);
-            if seen & bit == 0 {
-                ranks::enter(rank);
-                return Some(seen);
-            }
+        let seen = word.load(Ordering::Relaxed);
+        if seen & bit == 0 && word.compare_exchange_weak(seen, seen | bit, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        {
+            ranks::enter(rank);
+            return Some(seen);
         }
         relax();
     }

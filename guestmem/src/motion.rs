@@ -99,11 +99,13 @@ impl Cut {
     /// Completes the removal on all CPUs and devices.
     #[inline(always)]
     pub fn flush(self, machine: &impl Machine) -> Flushed {
-        for stale in self.stale.into_iter().flatten() {
-            match stale {
-                Stale::One(space, address, size) => machine.flush(space, address, size),
-                Stale::All(space) => machine.flush_all(space),
-            }
+        // Not a loop: what was removed stays in registers.
+        let [first, second] = self.stale;
+        if let Some(stale) = first {
+            stale.flush(machine);
+        }
+        if let Some(stale) = second {
+            stale.flush(machine);
         }
         Flushed { frame: self.frame, size: self.size, done: 0 }
     }
@@ -116,6 +118,14 @@ impl Cut {
 }
 
 impl Stale {
+    #[inline(always)]
+    fn flush(self, machine: &impl Machine) {
+        match self {
+            Self::One(space, address, size) => machine.flush(space, address, size),
+            Self::All(space) => machine.flush_all(space),
+        }
+    }
+
     fn space(&self) -> Space {
         match *self {
             Self::One(space, ..) | Self::All(space) => space,

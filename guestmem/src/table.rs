@@ -35,7 +35,7 @@ impl<M: Machine> Core<M> {
     /// Number of frames that a table of the machine's format can map.
     pub(crate) const REACH: u64 = (M::Format::ROOT_FRAMES * 512) << level_shift(M::Format::ROOT_LEVEL);
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn read(entry: u64, level: u32) -> Slot {
         match M::Format::decode(entry, level) {
             Entry::Leaf { address, attrs } => Slot::Leaf(Pfn::from_addr(address), attrs),
@@ -55,7 +55,7 @@ impl<M: Machine> Core<M> {
 
     /// Entry at `index` of a table found in a walk. A walk may race with the end of its VM, so nothing that it reads is
     /// believed before it is known to be RAM.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn entry(&self, table: Pfn, index: u64) -> Option<&Word> {
         if self.is_ram(table) { Some(&self.machine.words(table)[index as usize % 512]) } else { None }
     }
@@ -68,13 +68,17 @@ impl<M: Machine> Core<M> {
         if index >= M::Format::ROOT_FRAMES * 512 {
             return None;
         }
-        let mut slot = self.entry(root.offset(index / 512), index % 512)?;
-        while at < level {
-            let Slot::Table(table) = Self::read(slot.load(Ordering::Acquire), at) else { return None };
-            at += 1;
-            slot = self.entry(table, number >> level_shift(at))?;
+        let mut table = root.offset(index / 512);
+        // As `entry`, but with nothing in between that would be looked at again.
+        while self.is_ram(table) {
+            let slot = &self.machine.words(table)[(number >> level_shift(at)) as usize % 512];
+            if at == level {
+                return Some(slot);
+            }
+            let Slot::Table(next) = Self::read(slot.load(Ordering::Acquire), at) else { return None };
+            (table, at) = (next, at + 1);
         }
-        Some(slot)
+        None
     }
 
     /// The frame that belongs to a guest frame, mapped there or not. Without a lock this is only a candidate.
@@ -89,7 +93,7 @@ impl<M: Machine> Core<M> {
     }
 
     /// The frame that a 4 KiB entry is about.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn frame_in(entry: &Word) -> Option<Pfn> {
         match Self::read(entry.load(Ordering::Acquire), PAGE_LEVEL) {
             Slot::Leaf(frame, _) | Slot::Marked(frame) => Some(frame),
@@ -122,7 +126,22 @@ impl<M: Machine> Core<M> {
     ///
     /// # Errors
     /// [`Refusal::NoMeta`]; [`Refusal::Occupied`] when a 2 MiB entry is in the way.
+    #[inline(always)]
     pub(crate) fn extend<'a>(
+        &'a self,
+        vm: &Guest,
+        structure: &VmLock<'_>,
+        number: u64,
+        level: u32,
+    ) -> Result<&'a Word, Refusal> {
+        match self.slot(vm.root(), number, level) {
+            Some(slot) => Ok(slot),
+            None => self.make_tables(vm, structure, number, level),
+        }
+    }
+
+    #[cold]
+    fn make_tables<'a>(
         &'a self,
         vm: &Guest,
         structure: &VmLock<'_>,

@@ -1,4 +1,4 @@
-//! The realm dialect: exact register results of every call (Arm DEN0137).
+//! The realm dialect: exact register results of every call (Arm DEN0137), the quick way and the long way.
 
 use abi::host::{self, counter, dialect, frame};
 use abi::run::{self, exit};
@@ -12,12 +12,15 @@ const INPUT: [u64; 4] = [ERROR_INPUT, 0, 0, 0];
 const NOT_SUPPORTED: [u64; 4] = [u64::MAX, 0, 0, 0];
 
 fn realm(test: impl Fn(&World, &Guest<'_>)) {
-    let world = World::new();
-    let guest = Guest::sealed(&world, dialect::REALM, 1);
-    test(&world, &guest);
-    world.check();
-    guest.end();
-    world.check_empty();
+    for quick in [true, false] {
+        let world = World::new();
+        let guest = Guest::sealed(&world, dialect::REALM, 1);
+        guest.vcpu(0, |vcpu| vcpu.quick = quick);
+        test(&world, &guest);
+        world.check();
+        guest.end();
+        world.check_empty();
+    }
 }
 
 #[test]
@@ -41,10 +44,13 @@ fn discovery_as_linux_does_it() {
 #[test]
 fn hvc_is_undefined_in_a_realm() {
     realm(|_, guest| {
-        let call = [Instruction::Set(vec![VERSION, 0x1_0000, 7, 7]), Instruction::Call(Conduit::Hvc)];
-        assert_eq!(guest.does(0, call), exit::WAIT);
-        assert_eq!(guest.x(0), [VERSION, 0x1_0000, 7, 7], "no register changed");
-        assert_eq!(guest.vcpu(0, |vcpu| vcpu.exceptions.clone()), [Exception::Undefined]);
+        for call in [[VERSION, 0x1_0000, 7, 7], [IPA_STATE_SET, guest.ipa(0), guest.ipa(1), RIPAS_EMPTY]] {
+            let program = [Instruction::Set(call.to_vec()), Instruction::Call(Conduit::Hvc)];
+            assert_eq!(guest.does(0, program), exit::WAIT);
+            assert_eq!(guest.x(0), call, "no register changed");
+            let exceptions = guest.vcpu(0, |vcpu| std::mem::take(&mut vcpu.exceptions));
+            assert_eq!(exceptions, [Exception::Undefined]);
+        }
     });
 }
 

@@ -48,7 +48,12 @@ impl TableFormat for Stage2 {
         address & ADDRESS | VALID | TABLE_OR_PAGE
     }
 
+    #[inline(always)]
     fn decode(entry: u64, level: u32) -> Entry {
+        // What walks meet most, told by one comparison.
+        if level < 3 && entry & (VALID | TABLE_OR_PAGE) == VALID | TABLE_OR_PAGE {
+            return Entry::Table { address: entry & ADDRESS };
+        }
         if entry & VALID == 0 {
             return Entry::Empty;
         }

@@ -2,10 +2,10 @@
 //!
 //! What is remembered is where the words of that walk are, not what they lead to: each time they are read again, from the
 //! guest's memory, and have to say what they said. So a guest that changes its tables or its code is always understood
-//! as the CPU understands it. What can go stale is only where a guest's page is; [`tlb::Place`] tells when any has moved,
+//! as the CPU understands it. What can go stale is only where a guest's page is; [`Places`] tells when any has moved,
 //! and is looked at after all that is read: what was read while a page went to somebody else is not used.
 
-use super::tlb::Place;
+use super::tlb::Places;
 use super::walk::{Miss, PAGE_BITS, Paging};
 use core::sync::atomic::{AtomicU64, Ordering};
 use guestmem::{OwnerId, Pfn};
@@ -22,7 +22,6 @@ const LAST: u64 = PAGE_BITS - 11;
 struct Step {
     word: u64,
     value: u64,
-    place: Place,
 }
 
 /// The walk to one page of code.
@@ -33,7 +32,7 @@ pub struct Fetch {
     /// With large pages the last one is there more than once.
     steps: [Step; LEVELS],
     code: Pfn,
-    place: Place,
+    places: Places,
 }
 
 /// Reads a word of RAM, whosever it is.
@@ -57,25 +56,26 @@ impl Fetch {
     ) -> Result<Self, Miss> {
         let mut steps = [None; LEVELS];
         let mut free = steps.iter_mut();
+        let mut places = Places::new(owner);
         let mut find = |address: u64| {
             // Before the look-up: it may be outdated when it is done.
-            let place = Place::now(owner, address);
-            Some((frame(address)?, place))
+            places.add(address)?;
+            Some((frame(address)?, places))
         };
         let address = paging.fetch(linear, &mut |address| {
-            let (frame, place) = find(address)?;
+            let (frame, places) = find(address)?;
             let word = frame.addr() | address & PAGE_BITS;
             let value = read(word);
-            if !place.is_current() {
+            if !places.are_current() {
                 return None;
             }
-            *free.next()? = Some(Step { word, value, place });
+            *free.next()? = Some(Step { word, value });
             Some(value)
         })?;
-        let (code, place) = find(address).ok_or(Miss::Absent)?;
+        let (code, places) = find(address).ok_or(Miss::Absent)?;
         let last = steps.into_iter().flatten().last().ok_or(Miss::Absent)?;
         let steps = steps.map(|step| step.unwrap_or(last));
-        Ok(Self { paging, page: linear & !PAGE_BITS, steps, code, place })
+        Ok(Self { paging, page: linear & !PAGE_BITS, steps, code, places })
     }
 
     /// The four bytes at `linear`, if they are all in the page and the walk there is still the same.
@@ -85,13 +85,10 @@ impl Fetch {
         if linear & !PAGE_BITS != self.page || offset > LAST || *paging != self.paging {
             return None;
         }
-        if self.steps.iter().any(|step| (read(step.word) ^ step.value) & !USED != 0) {
-            return None;
-        }
+        let differs = self.steps.iter().fold(0, |differs, step| differs | read(step.word) ^ step.value);
         let word = self.code.addr() | offset & !7;
         let bytes = u128::from(read(word + 8)) << 64 | u128::from(read(word));
         let instruction = ((bytes >> (offset % 8 * 8)) as u32).to_le_bytes();
-        let current = self.place.is_current() && self.steps.iter().all(|step| step.place.is_current());
-        current.then_some(instruction)
+        (differs & !USED == 0 && self.places.are_current()).then_some(instruction)
     }
 }

@@ -5,8 +5,9 @@
 //! a generation, each CPU remembers which generation it has seen, and looks again as the last thing before it enters
 //! (`vectors`). A CPU in root operation is never waited for; one in non-root operation is sent an NMI, which makes it leave.
 
-use super::{apic, host, percpu, stage2, vmx};
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use super::{apic, host, percpu, stage2};
+use core::ops::Range;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use guestmem::{OwnerId, Pfn, Space};
 
 const SPACES: usize = abi::host::VMS_MAX + 1;
@@ -17,7 +18,7 @@ pub const HOST_VPID: u16 = 1;
 const SPINS: u32 = 1 << 20;
 
 /// EPTP of the host (index 0) and of every VM (by owner); 0 while there is none.
-static EPTP: [AtomicU64; SPACES] = [const { AtomicU64::new(0) }; SPACES];
+pub static EPTP: [AtomicU64; SPACES] = [const { AtomicU64::new(0) }; SPACES];
 /// How often something was taken out of each space. A CPU that has seen less must not enter it. The first is 1, because a
 /// CPU starts with 0 seen.
 pub static GENERATION: [AtomicU64; SPACES] = [const { AtomicU64::new(1) }; SPACES];
@@ -55,7 +56,7 @@ pub fn join(cpu: usize) {
 }
 
 /// CPUs that are in VMX operation.
-pub fn cpus() -> core::ops::Range<usize> {
+pub fn cpus() -> Range<usize> {
     0..CPUS.load(Ordering::SeqCst)
 }
 
@@ -77,11 +78,15 @@ fn forget(space: usize) {
     // A locked instruction: the entries written before are visible before it, and it is before the looks below (SDM volume
     // 3, "Memory Ordering"). `vectors` does the reverse: `running`, a fence, then the generation.
     let generation = GENERATION[space].fetch_add(1, Ordering::SeqCst) + 1;
-    let this = percpu::this().index.get();
     let cpus = cpus();
-    if cpus.end == 1 {
-        return;
+    if cpus.end > 1 {
+        drive_out(cpus, space, generation);
     }
+}
+
+/// Makes those of the CPUs leave `space` that may be using translations from before `generation`.
+fn drive_out(cpus: Range<usize>, space: usize, generation: u64) {
+    let this = percpu::this().index.get();
     let others = || cpus.clone().filter(|cpu| *cpu != this);
     for cpu in others().filter(|cpu| inside(*cpu, space, generation)) {
         kick(cpu);
@@ -105,27 +110,48 @@ fn part(address: u64) -> usize {
     (address / abi::BLOCK_SIZE) as usize % PLACES
 }
 
-/// A page of a guest's address space, and what has been taken out of its surroundings.
+/// Pages of a guest's address space, and how often something was taken out of their surroundings.
 ///
-/// Whoever looks up which frame is there may go on using the answer without a lock as long as [`Place::is_current`]: a frame
-/// that leaves a guest is flushed before anybody else gets it. Asked after a read, in that order, it says that what was
+/// Whoever looks up which frames are there may go on using the answers without a lock as long as [`Places::are_current`]: a
+/// frame that leaves a guest is flushed before anybody else gets it. Asked after a read, in that order, it says that what was
 /// read was the guest's.
 #[derive(Clone, Copy, Debug)]
-pub struct Place {
-    counts: [(&'static AtomicU64, u64); 2],
+pub struct Places {
+    all: &'static [AtomicU64; PLACES + 1],
+    counts: [&'static AtomicU64; Self::MOST + 1],
+    /// Of the counts when they were added. They only go up, so as long as the sum is the same, each is.
+    sum: u64,
+    free: usize,
 }
 
-impl Place {
-    /// As it is now: before the look-up.
-    pub fn now(owner: OwnerId, address: u64) -> Self {
+/// Stands for counts that are not needed.
+static NEVER: AtomicU64 = AtomicU64::new(0);
+
+impl Places {
+    /// A page of code, and the four tables on the way there.
+    const MOST: usize = 5;
+
+    /// None so far, of this guest.
+    pub fn new(owner: OwnerId) -> Self {
         let all = &MOVES[index(Space::Guest(owner))];
-        Self { counts: [&all[part(address)], &all[PLACES]].map(|count| (count, count.load(Ordering::SeqCst))) }
+        let mut counts = [&NEVER; Self::MOST + 1];
+        counts[0] = &all[PLACES];
+        Self { all, counts, sum: all[PLACES].load(Ordering::SeqCst), free: 1 }
+    }
+
+    /// The page around an address, as it is now: before the look-up. None when there is no room.
+    pub fn add(&mut self, address: u64) -> Option<()> {
+        let count = &self.all[part(address)];
+        *self.counts.get_mut(self.free)? = count;
+        self.sum = self.sum.wrapping_add(count.load(Ordering::SeqCst));
+        self.free += 1;
+        Some(())
     }
 
     /// Whether nothing was taken out since.
     #[inline(always)]
-    pub fn is_current(&self) -> bool {
-        self.counts.iter().all(|(count, then)| count.load(Ordering::SeqCst) == *then)
+    pub fn are_current(&self) -> bool {
+        self.counts.iter().fold(0, |sum: u64, count| sum.wrapping_add(count.load(Ordering::SeqCst))) == self.sum
     }
 }
 
@@ -140,17 +166,6 @@ pub fn kick(cpu: usize) {
     let cpu = percpu::of(cpu);
     if !cpu.kicked.swap(true, Ordering::SeqCst) {
         apic::send_nmi(cpu.apic_id.get());
-    }
-}
-
-/// Forgets on this CPU what it must not use in `space` any more. Called by [`super::vectors::enter`].
-pub fn catch_up(space: usize) {
-    let cpu = percpu::this();
-    let generation = GENERATION[space].load(Ordering::SeqCst);
-    if cpu.seen[space].load(Ordering::Relaxed) != generation {
-        vmx::invept(EPTP[space].load(Ordering::Acquire));
-        fence(Ordering::SeqCst);
-        cpu.seen[space].store(generation, Ordering::SeqCst);
     }
 }
 

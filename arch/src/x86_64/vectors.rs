@@ -48,7 +48,7 @@ const RETURN_PREDICTIONS: u64 = 32;
 
 const EXITED: u64 = 0;
 const ABORTED: u64 = 1;
-const STALE: u64 = 2;
+const FAILED: u64 = 2;
 
 global_asm!(
     r#"
@@ -108,9 +108,17 @@ postern_enter_window_end:
 postern_enter_aborted:
     mov     eax, {aborted}
     jmp     4f
+    // Forgets what this CPU must not use in the space any more, and then says that it has (SDM volume 3, "Serializing
+    // Instructions": INVEPT is one). RAX: the generation, from before EPTP is read.
 postern_enter_stale:
-    mov     eax, {stale}
-    jmp     4f
+    push    0
+    lea     rcx, [rip + {eptp}]
+    push    [rcx + rdx * 8]
+    mov     ecx, {single_context}
+    invept  rcx, [rsp]
+    add     rsp, 16
+    xchg    gs:[{seen} + rdx * 8], rax
+    jmp     postern_enter_window
 
     .balign 64
     // Exits on CPUs that would predict Postern's returns by the calls of whoever ran: all, or the first. What such a return does
@@ -186,8 +194,9 @@ postern_sleep_end:
     generation = sym tlb::GENERATION,
     exited = const EXITED,
     aborted = const ABORTED,
-    stale = const STALE,
-    failed = const STALE + 1,
+    failed = const FAILED,
+    eptp = sym tlb::EPTP,
+    single_context = const super::vmx::SINGLE_CONTEXT,
     predictions = const RETURN_PREDICTIONS,
 );
 
@@ -218,18 +227,15 @@ pub fn exit_address(returns: Returns) -> u64 {
 /// # Safety
 /// This CPU's controls, extended state and registers that no VMCS holds are those of whoever is entered.
 pub unsafe fn enter(gprs: &mut Gprs, launched: bool, space: usize) -> Entered {
-    loop {
-        // SAFETY: the caller's promise; `space` is an index of `tlb`'s.
-        match unsafe { postern_enter(gprs, u64::from(launched), space as u64) } {
-            EXITED => return Entered::Exit,
-            ABORTED => {
-                percpu::this().attention.store(false, Ordering::SeqCst);
-                power::stop_if_off();
-                return Entered::Aborted;
-            }
-            STALE => tlb::catch_up(space),
-            _ => return Entered::Failed,
+    // SAFETY: the caller's promise; `space` is an index of `tlb`'s.
+    match unsafe { postern_enter(gprs, u64::from(launched), space as u64) } {
+        EXITED => Entered::Exit,
+        ABORTED => {
+            percpu::this().attention.store(false, Ordering::SeqCst);
+            power::stop_if_off();
+            Entered::Aborted
         }
+        _ => Entered::Failed,
     }
 }
 

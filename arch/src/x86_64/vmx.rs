@@ -22,7 +22,7 @@ const CR4_FIXED1: u32 = 0x489;
 const PAT: u32 = 0x277;
 const GS_BASE: u32 = 0xc000_0101;
 /// Single-context type of INVEPT and INVVPID.
-const SINGLE_CONTEXT: u64 = 1;
+pub const SINGLE_CONTEXT: u64 = 1;
 /// The highest EIP.
 const EIP: u64 = 0xffff_ffff;
 const RFLAGS_TF: u64 = 1 << 8;
@@ -211,18 +211,11 @@ pub fn modify(field: u32, clear: u64, set: u64) {
     write(field, read(field) & !clear | set);
 }
 
-/// Forgets on this CPU what it caches of the translations under `eptp`, combined ones of all VPIDs included (SDM volume 3,
-/// "Operations that Invalidate Cached Mappings").
-pub fn invept(eptp: u64) {
-    let descriptor = [eptp, 0];
-    // SAFETY: only caches; `features` has checked the type.
-    unsafe { asm!("invept {}, [{}]", in(reg) SINGLE_CONTEXT, in(reg) &descriptor, options(nostack)) };
-}
-
-/// Forgets on this CPU what it caches of linear addresses under `vpid`.
+/// Forgets on this CPU what it caches of linear addresses under `vpid` (SDM volume 3, "Operations that Invalidate Cached
+/// Mappings").
 pub fn invvpid(vpid: u16) {
     let descriptor = [u64::from(vpid), 0];
-    // SAFETY: as above.
+    // SAFETY: only caches; `features` has checked the type.
     unsafe { asm!("invvpid {}, [{}]", in(reg) SINGLE_CONTEXT, in(reg) &descriptor, options(nostack)) };
 }
 

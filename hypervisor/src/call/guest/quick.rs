@@ -5,7 +5,7 @@
 
 use super::Outcome;
 use crate::Postern;
-use crate::call::{pkvm, tdx};
+use crate::call::{pkvm, realm, tdx};
 use crate::vcpu::{Reason, VcpuPage};
 use crate::vm::{Dialect, Vm};
 use abi::host::counter;
@@ -39,10 +39,10 @@ impl<'a> Calls<'a> {
 
 impl QuickCalls for Calls<'_> {
     #[inline]
-    fn call(&self, _: Conduit, [function, arguments @ ..]: [u64; 4]) -> Option<[u64; 4]> {
+    fn call(&self, conduit: Conduit, [function, arguments @ ..]: [u64; 4]) -> Option<[u64; 4]> {
         let answer = match self.vm.dialect {
             Dialect::Pkvm => pkvm::quick(self.postern, self.vm, function, arguments),
-            // A realm converts ranges, which need more than these registers.
+            Dialect::Realm if conduit == Conduit::Smc => realm::quick(self.postern, self.vm, function, arguments),
             Dialect::Realm | Dialect::Tdx => None,
         };
         self.answered.set(self.answered.get() + u64::from(answer.is_some()));

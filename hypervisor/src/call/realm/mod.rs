@@ -9,7 +9,9 @@ mod realm_config;
 mod version;
 
 use super::guest::{Answer, Call, common, start_host_call};
-use abi::rsi;
+use crate::Postern;
+use crate::vm::Vm;
+use abi::{rsi, smccc};
 use arch::machine::Vcpu;
 use guestmem::Refusal;
 
@@ -28,6 +30,15 @@ pub fn dispatch(call: &Call<'_>, registers: &mut Vcpu) -> Answer {
             let [a, b, c, ..] = call.arguments;
             common(call.postern, call.vm, call.page, call.function, [a, b, c])
         }
+    }
+}
+
+/// The call worth answering at once, when it succeeds.
+#[inline(always)]
+pub fn quick(postern: &Postern, vm: &Vm, function: u64, arguments: [u64; 3]) -> Option<[u64; 4]> {
+    match function & !smccc::SVE_HINT {
+        rsi::IPA_STATE_SET => ipa_state_set::quick(postern, vm, arguments),
+        _ => None,
     }
 }
 

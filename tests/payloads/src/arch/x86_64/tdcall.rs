@@ -1,13 +1,13 @@
 //! TDCALL, for guests (Intel TDX Module ABI; Guest-Host-Communication Interface).
 
 use super::cpu;
-use super::registers::{General, around_tdcall};
-use abi::tdx::register::{R8, R9, R10, RAX, RCX, RDX};
+use abi::tdx::register::{R8, R9, R10, R11, RAX, RCX, RDX};
 use abi::tdx::{leaf, vmcall as sub};
+use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// All registers but RSP, in the order of the bits of RCX, that Linux opens to the host.
-const OPEN: u64 = 0xffcc;
+/// R10 to R15, in the order of the bits of RCX: what the sub-functions use, and so all that is opened to the host.
+const OPEN: u64 = 0xfc00;
 
 static WIDTH: AtomicU64 = AtomicU64::new(0);
 
@@ -17,22 +17,52 @@ pub fn present() -> bool {
     (leaf.ebx, leaf.edx, leaf.ecx) == (0x6574_6e49, 0x5844_546c, 0x2020_2020)
 }
 
-/// TDCALL with RCX, RDX, R8 and R9; the others are zero.
-pub fn call(leaf: u64, rcx: u64, rdx: u64, r8: u64, r9: u64) -> General {
-    let mut input = [0; 16];
-    (input[RAX], input[RCX], input[RDX], input[R8], input[R9]) = (leaf, rcx, rdx, r8, r9);
-    around_tdcall(&input)
+/// TDCALL with RCX, RDX, R8 and R9: all registers up to R11, of which RBX, RSP, RBP, RSI and RDI are not looked at.
+// All of a program's TDCALLs are in one place, as they are in Linux.
+#[unsafe(link_section = ".text.tdcall")]
+#[inline(never)]
+pub fn call(leaf: u64, rcx: u64, rdx: u64, r8: u64, r9: u64) -> [u64; 12] {
+    let mut output = [0; 12];
+    // SAFETY: changes memory only as the leaf says, whose operands the caller gives.
+    unsafe {
+        asm!(
+            ".byte 0x66, 0x0f, 0x01, 0xcc",
+            inlateout("rax") leaf => output[RAX],
+            inlateout("rcx") rcx => output[RCX],
+            inlateout("rdx") rdx => output[RDX],
+            inlateout("r8") r8 => output[R8],
+            inlateout("r9") r9 => output[R9],
+            inlateout("r10") 0u64 => output[R10],
+            inlateout("r11") 0u64 => output[R11],
+            options(nostack),
+        );
+    }
+    output
 }
 
 /// TDG.VP.VMCALL with R11 to R15: R10 to R15 of the answer.
-pub fn vmcall(function: u64, arguments: [u64; 4]) -> [u64; 6] {
-    let mut input = [0; 16];
-    input[RCX] = OPEN;
-    input[11] = function;
-    input[12..].copy_from_slice(&arguments);
-    let output = around_tdcall(&input);
-    assert!(output[RAX] == 0, "TDG.VP.VMCALL {function:#x} answers {:#x}", output[RAX]);
-    core::array::from_fn(|n| output[R10 + n])
+#[unsafe(link_section = ".text.tdcall")]
+#[inline(never)]
+pub fn vmcall(function: u64, [r12, r13, r14, r15]: [u64; 4]) -> [u64; 6] {
+    let status: u64;
+    let mut output = [0; 6];
+    // SAFETY: as above.
+    unsafe {
+        asm!(
+            ".byte 0x66, 0x0f, 0x01, 0xcc",
+            inlateout("rax") leaf::VP_VMCALL => status,
+            in("rcx") OPEN,
+            inlateout("r10") 0u64 => output[0],
+            inlateout("r11") function => output[1],
+            inlateout("r12") r12 => output[2],
+            inlateout("r13") r13 => output[3],
+            inlateout("r14") r14 => output[4],
+            inlateout("r15") r15 => output[5],
+            options(nostack),
+        );
+    }
+    assert!(status == 0, "TDG.VP.VMCALL {function:#x} answers {status:#x}");
+    output
 }
 
 /// Bits of a guest physical address, the shared one included.
