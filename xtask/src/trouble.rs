@@ -125,6 +125,8 @@ impl Tables {
         let tables = match self {
             Self::ListOfItself => vec![list],
             Self::ListOutside => vec![fadt, madt, 1 << 40],
+            // An entry without a table is no flaw.
+            Self::InOrder => vec![fadt, 0, madt],
             _ => vec![fadt, madt],
         };
         let mut contents = [

@@ -6,7 +6,7 @@ use super::acpi_power::Power;
 use acpi::address::AddressSpace;
 use acpi::fadt::Fadt;
 use acpi::madt::{Madt, MadtEntry};
-use acpi::{AcpiHandler, AcpiTables, PhysicalMapping};
+use acpi::{AcpiHandler, AcpiTable, PhysicalMapping};
 use core::ptr::NonNull;
 use loader::{BootError, Machine};
 
@@ -19,7 +19,7 @@ struct Low;
 
 impl AcpiHandler for Low {
     unsafe fn map_physical_region<T>(&self, address: usize, size: usize) -> PhysicalMapping<Self, T> {
-        let pointer = NonNull::new(address as *mut T).expect("the check has refused tables at address 0");
+        let pointer = NonNull::new(address as *mut T).expect("no table is at address 0");
         // SAFETY: the check has read all of it.
         unsafe { PhysicalMapping::new(address, pointer, size, size, *self) }
     }
@@ -44,6 +44,14 @@ pub fn power(root: u64) -> Power {
     Power::parse(fadt, acpi_check::code(fadt, &read).unwrap_or(&[]))
 }
 
+/// The table of this kind, if there is one and it is in order. The crate's own search takes every entry of the list for a
+/// table's address, and firmware leaves some at 0.
+fn table<T: AcpiTable>(root: u64, signature: &[u8; 4]) -> Option<PhysicalMapping<Low, T>> {
+    let table = acpi_check::find(root, signature, &read)?;
+    // SAFETY: the check has read all of it.
+    Some(unsafe { Low.map_physical_region(table.as_ptr() as usize, table.len()) })
+}
+
 /// Puts the CPUs into `machine` and returns the port of the power management timer. Only while boot's page tables are in
 /// use.
 ///
@@ -51,9 +59,7 @@ pub fn power(root: u64) -> Power {
 /// Tables that are damaged or lack the CPUs; more CPUs than Postern can manage.
 pub fn init(machine: &mut Machine, root: u64) -> Result<Option<u16>, BootError> {
     acpi_check::check(root, &[b"APIC", b"FACP"], &read)?;
-    // SAFETY: a root pointer whose tables have passed.
-    let tables = unsafe { AcpiTables::from_rsdp(Low, root as usize) }.map_err(|_| MADT)?;
-    let madt = tables.find_table::<Madt>().map_err(|_| MADT)?;
+    let madt: PhysicalMapping<Low, Madt> = table(root, b"APIC").ok_or(MADT)?;
     for entry in madt.get().entries() {
         let (id, flags) = match entry {
             MadtEntry::LocalApic(entry) => (u64::from(entry.apic_id), entry.flags),
@@ -65,7 +71,8 @@ pub fn init(machine: &mut Machine, root: u64) -> Result<Option<u16>, BootError> 
         }
     }
     // Only a clock: a machine can do without.
-    let timer = tables.find_table::<Fadt>().ok().and_then(|fadt| fadt.pm_timer_block().ok().flatten());
+    let fadt: Option<PhysicalMapping<Low, Fadt>> = table(root, b"FACP");
+    let timer = fadt.and_then(|fadt| fadt.pm_timer_block().ok().flatten());
     let port = timer.filter(|timer| timer.address_space == AddressSpace::SystemIo);
     Ok(port.and_then(|timer| u16::try_from(timer.address).ok()).filter(|port| *port != 0))
 }
