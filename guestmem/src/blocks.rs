@@ -79,21 +79,28 @@ impl<M: Machine> Core<M> {
     /// When nothing could be done, as [`Core::share`] and [`Core::unshare`] at `gfns.start`.
     #[inline]
     pub fn convert(&self, vm: &Guest, gfns: Range<Gfn>, to: Visibility, budget: &mut Budget) -> Result<Gfn, Refusal> {
-        if gfns.end.since(gfns.start) == 1 && self.convert_page(vm, gfns.start, to) {
-            return Ok(gfns.end);
+        if gfns.end.since(gfns.start) == 1 {
+            match self.convert_page(vm, gfns.start, to) {
+                Ok(()) => return Ok(gfns.end),
+                // If its block is in motion, that has had its share of this call.
+                Err(Refusal::Busy) => return Err(Refusal::Busy),
+                Err(_) => {}
+            }
         }
         self.convert_range(vm, gfns, to, budget)
     }
 
-    /// Converts one page, which is what guests do most; false, with nothing changed, when that is not all there is to it:
-    /// the long way finds out why.
+    /// Converts one page, which is what guests do most, if it is not as wanted.
+    ///
+    /// # Errors
+    /// As [`Core::share`] and [`Core::unshare`], with nothing changed. [`Core::convert`] may still know what to do.
     #[inline]
-    pub fn convert_page(&self, vm: &Guest, gfn: Gfn, to: Visibility) -> bool {
+    pub fn convert_page(&self, vm: &Guest, gfn: Gfn, to: Visibility) -> Result<(), Refusal> {
         let done = match to {
             Visibility::Shared => self.share(vm, gfn),
             Visibility::Private => self.unshare(vm, gfn),
         };
-        matches!(done, Ok(()) | Err(Refusal::WrongVisibility))
+        if done == Err(Refusal::WrongVisibility) { Ok(()) } else { done }
     }
 
     fn convert_range(&self, vm: &Guest, gfns: Range<Gfn>, to: Visibility, budget: &mut Budget) -> Result<Gfn, Refusal> {

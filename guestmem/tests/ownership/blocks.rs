@@ -255,6 +255,27 @@ on_both! {
         w.check(&[&vm]);
     }
 
+    fn c5_one_page_of_a_block_in_motion_costs_no_more_than_its_share(w) {
+        let vm = w.aliased(1);
+        w.donate_block(&vm, w.block(2), w.gfn(0)).unwrap();
+        for to in [Visibility::Shared, Visibility::Private] {
+            let _ = w.core.convert(&vm, w.gfn(0)..w.gfn(512), Visibility::Shared, &mut Budget::new(12)).unwrap();
+            let mut most = 0;
+            loop {
+                let before = w.core.stats().wipes;
+                let done = w.core.convert(&vm, w.gfn(511)..w.gfn(512), to, &mut Budget::new(12));
+                most = most.max(w.core.stats().wipes - before);
+                if done.is_ok() {
+                    break;
+                }
+                assert_eq!(done, Err(Refusal::Busy));
+            }
+            w.check(&[&vm]);
+            assert!(most <= 32, "{most} frames in one call");
+            w.convert(&vm, w.gfn(0)..w.gfn(512), Visibility::Private).unwrap();
+        }
+    }
+
     fn c10_a_pinned_page_stops_a_range_where_it_is(w) {
         let vm = w.aliased(1);
         w.donate_block(&vm, w.block(2), w.gfn(0)).unwrap();
