@@ -35,7 +35,7 @@ impl Wish<'_> {
 const RUN_WORDS: u64 = 1024;
 
 impl<M: Machine> Core<M> {
-    #[inline]
+    #[inline(always)]
     fn index_entry(&self, vm: &Guest, gfn: Gfn) -> Option<&Word> {
         let index = Pfn::new(vm.bitmap.load(Ordering::Acquire));
         if index.get() == 0 {
@@ -47,14 +47,11 @@ impl<M: Machine> Core<M> {
     /// A guest frame's bit; none while the page is missing. `gfn` is in RAM.
     #[inline]
     pub(crate) fn wanted_word(&self, vm: &Guest, gfn: Gfn) -> Option<Wish<'_>> {
-        let (index, at) = (Pfn::new(vm.bitmap.load(Ordering::Acquire)), gfn.since(vm.map_base()));
-        if index.get() == 0 || !self.is_ram(index) {
-            return None;
-        }
-        let page = self.machine.words(index)[(at / BITMAP_FRAMES) as usize % 512].load(Ordering::Acquire);
+        let page = self.index_entry(vm, gfn)?.load(Ordering::Acquire);
         if page == 0 {
             return None;
         }
+        let at = gfn.since(vm.map_base());
         Some(Wish { word: self.entry(Pfn::new(page), at / 64)?, bit: at % 64 })
     }
 

@@ -93,7 +93,7 @@ impl<M: Machine> Core<M> {
     /// Converts one page, which is what guests do most, if it is not as wanted.
     ///
     /// # Errors
-    /// As [`Core::share`] and [`Core::unshare`], with nothing changed. [`Core::convert`] may still know what to do.
+    /// As [`Core::share`] and [`Core::unshare`], with the page as it was. [`Core::convert`] may still know what to do.
     #[inline]
     pub fn convert_page(&self, vm: &Guest, gfn: Gfn, to: Visibility) -> Result<(), Refusal> {
         let done = match to {

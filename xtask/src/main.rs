@@ -92,7 +92,8 @@ enum Task {
     Test(test::Options),
     /// Watch a Debian guest being protected from its host, step by step (about a minute).
     ///
-    /// Writes target/demo/memory-map.svg (x86_64: memory-map-x86_64.svg): who owns the machine's memory before, during and after.
+    /// Writes target/demo/memory-map.svg (x86_64: memory-map-x86_64.svg): who owns the machine's memory before, during and
+    /// after.
     Demo {
         /// Architecture of machine and guest.
         #[arg(long, value_enum, default_value_t = Arch::Aarch64)]

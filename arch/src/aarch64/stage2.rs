@@ -54,15 +54,11 @@ impl TableFormat for Stage2 {
         if level < 3 && entry & (VALID | TABLE_OR_PAGE) == VALID | TABLE_OR_PAGE {
             return Entry::Table { address: entry & ADDRESS };
         }
-        if entry & VALID == 0 {
+        // A block at level 3 is reserved, and translates nothing.
+        if entry & VALID == 0 || level == 3 && entry & TABLE_OR_PAGE == 0 {
             return Entry::Empty;
         }
-        let address = entry & ADDRESS;
-        match (level, entry & TABLE_OR_PAGE != 0) {
-            (1 | 2, true) => Entry::Table { address },
-            (3, false) => Entry::Empty,
-            _ => Entry::Leaf { address, attrs: attributes(entry) },
-        }
+        Entry::Leaf { address: entry & ADDRESS, attrs: attributes(entry) }
     }
 }
 

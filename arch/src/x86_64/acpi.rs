@@ -46,8 +46,8 @@ pub fn power(root: u64) -> Power {
 
 /// The table of this kind, if there is one and it is in order. The crate's own search takes every entry of the list for a
 /// table's address, and firmware leaves some at 0.
-fn table<T: AcpiTable>(root: u64, signature: &[u8; 4]) -> Option<PhysicalMapping<Low, T>> {
-    let table = acpi_check::find(root, signature, &read)?;
+fn table<T: AcpiTable>(root: u64) -> Option<PhysicalMapping<Low, T>> {
+    let table = acpi_check::find(root, T::SIGNATURE.as_str().as_bytes().first_chunk()?, &read)?;
     // SAFETY: the check has read all of it.
     Some(unsafe { Low.map_physical_region(table.as_ptr() as usize, table.len()) })
 }
@@ -59,7 +59,7 @@ fn table<T: AcpiTable>(root: u64, signature: &[u8; 4]) -> Option<PhysicalMapping
 /// Tables that are damaged or lack the CPUs; more CPUs than Postern can manage.
 pub fn init(machine: &mut Machine, root: u64) -> Result<Option<u16>, BootError> {
     acpi_check::check(root, &[b"APIC", b"FACP"], &read)?;
-    let madt: PhysicalMapping<Low, Madt> = table(root, b"APIC").ok_or(MADT)?;
+    let madt = table::<Madt>(root).ok_or(MADT)?;
     for entry in madt.get().entries() {
         let (id, flags) = match entry {
             MadtEntry::LocalApic(entry) => (u64::from(entry.apic_id), entry.flags),
@@ -71,8 +71,7 @@ pub fn init(machine: &mut Machine, root: u64) -> Result<Option<u16>, BootError> 
         }
     }
     // Only a clock: a machine can do without.
-    let fadt: Option<PhysicalMapping<Low, Fadt>> = table(root, b"FACP");
-    let timer = fadt.and_then(|fadt| fadt.pm_timer_block().ok().flatten());
+    let timer = table::<Fadt>(root).and_then(|fadt| fadt.pm_timer_block().ok().flatten());
     let port = timer.filter(|timer| timer.address_space == AddressSpace::SystemIo);
     Ok(port.and_then(|timer| u16::try_from(timer.address).ok()).filter(|port| *port != 0))
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 type W = World<Concatenated>;
 
-const ROUNDS: u64 = if cfg!(debug_assertions) { 300 } else { 3000 };
+const ROUNDS: u64 = 3000;
 
 /// A small generator of numbers, different for each thread.
 fn numbers(seed: u64) -> impl FnMut(u64) -> u64 {

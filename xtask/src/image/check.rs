@@ -24,9 +24,10 @@ const LATER: Duration = Duration::from_millis(2100);
 const EXECUTE: u32 = 0x2000_0000;
 const WRITE: u32 = 0x8000_0000;
 const NX_COMPAT: u16 = 0x100;
-/// IMAGE_FILE_MACHINE_ARM64 ("Machine Types"); and the offset and the value of the word by which upstream GRUB before 2.12 knows a program
-/// that its `linux` starts (Linux `Documentation/arch/arm64/booting.rst`, "Call the kernel image").
+/// IMAGE_FILE_MACHINE_ARM64 ("Machine Types").
 const ARM64: u16 = 0xaa64;
+/// Offset and value of the word by which upstream GRUB before 2.12 knows a program that its `linux` starts (Linux
+/// `Documentation/arch/arm64/booting.rst`, "Call the kernel image").
 const LINUX_MAGIC_AT: usize = 56;
 const LINUX_MAGIC: u32 = u32::from_le_bytes(*b"ARM\x64");
 

@@ -1,5 +1,5 @@
 //! What x86-64 has to show, in Bochs. It emulates one instruction after the other, some 50 million each second: the Linux guests
-//! do more than one thing in each boot, and all but one skip what half of their time would go to.
+//! do more than one thing in each boot, and all but one skip the ciphers' self-tests.
 
 use super::{End, Guest, PANIC_ON_PURPOSE, PLAIN, Scenario};
 use crate::arch::Dialect;
@@ -20,8 +20,8 @@ const APICV: Scenario = Scenario { machine: PC_APICV, config: &[("ticks", "0")],
 /// What is typed into a guest's shell.
 const TYPED: &str = "sh /scripts/work; sh /scripts/report; echo $((6 * 7))-works\n";
 
-/// A Debian guest with a shell on its console: works, reads its report, answers, and is left. It does not test its ciphers, which
-/// would go on in the background for longer than all the rest.
+/// A Debian guest with a shell on its console: works, reads its report, answers, and is left. It does not test its ciphers,
+/// which goes on in the background and takes Debian 7 as long as all the rest.
 const LINUX: Scenario = Scenario {
     host_cpus: 1,
     arguments: "cryptomgr.notests",
