@@ -20,6 +20,26 @@ struct Measurement<'a> {
 /// What has to be measured: register, name, content.
 type Expected<'a> = (u32, &'static str, &'a [u8]);
 
+/// Compares the registers of the TPM with the files of the volume that was booted from, where they are all that is measured and
+/// no host has run; the error says what is wrong.
+pub fn judge_alone(volume: &[Content], registers: &Values) -> Result<(), String> {
+    let expected = expected(volume)?;
+    for (register, value) in [PCR_SETTINGS, PCR_FILES].into_iter().zip(registers) {
+        let own = expected.iter().filter(|one| one.0 == register);
+        compare(register, value, own.map(|(.., content)| Sha384::digest(content).into()))?;
+    }
+    Ok(())
+}
+
+/// Whether a register holds these digests.
+fn compare(register: u32, value: &[u8; 48], digests: impl Iterator<Item = [u8; 48]>) -> Result<(), String> {
+    let wanted = digests.fold([0; 48], |before, digest| Sha384::digest([before, digest].concat()).into());
+    if *value == wanted {
+        return Ok(());
+    }
+    Err(format!("the TPM's register {register} is {}, and not {}", hex(value), hex(&wanted)))
+}
+
 /// Compares what the host has found in its record with the files of the volume that was booted from, and both with the registers
 /// of the TPM; the error says what is wrong.
 pub fn judge(log: &str, volume: &[Content], registers: &Values) -> Result<(), String> {
@@ -32,14 +52,9 @@ pub fn judge(log: &str, volume: &[Content], registers: &Values) -> Result<(), St
         }
     }
     for (register, value) in [PCR_SETTINGS, PCR_FILES].into_iter().zip(registers) {
-        let mut wanted = [0; 48];
-        for one in found.iter().filter(|one| one.register == register) {
-            let digest = bytes(one.digest).ok_or_else(|| format!("{} has no digest", one.name))?;
-            wanted = Sha384::digest([wanted, digest].concat()).into();
-        }
-        if *value != wanted {
-            return Err(format!("the TPM's register {register} is {}, and not {}", hex(value), hex(&wanted)));
-        }
+        let own = found.iter().filter(|one| one.register == register);
+        let digests = own.map(|one| bytes(one.digest).ok_or_else(|| format!("{} has no digest", one.name)));
+        compare(register, value, digests.collect::<Result<Vec<_>, _>>()?.into_iter())?;
     }
     Ok(())
 }
@@ -107,5 +122,11 @@ mod tests {
         let of_other = extend(extend(extend([0; 48], b"another"), b"two"), b"three");
         assert!(judge(&other, &volume, &[of_settings, of_other]).is_err(), "another file than there is");
         assert_eq!(bytes("0g"), None);
+        let of_files = extend(extend([0; 48], b"one"), b"two");
+        assert_eq!(judge_alone(&volume, &[of_settings, of_files]), Ok(()));
+        assert!(
+            judge_alone(&volume, &[of_settings, extend(extend([0; 48], b"two"), b"one")]).is_err(),
+            "another order"
+        );
     }
 }

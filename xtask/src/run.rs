@@ -5,8 +5,8 @@ use crate::build::{self, Images};
 use crate::bundle::Bundle;
 use crate::check;
 use crate::firmware::{Chain, Firmware};
-use crate::machine::{Clock, Emulator, Event, Extras, Machine, Session};
-use crate::setup::kvm::Kvm;
+use crate::machine::{self, Clock, Emulator, Event, Extras, Machine, Session};
+use crate::setup::qemu::Qemu;
 use crate::setup::{self, Cache, initramfs};
 use crate::terminal;
 use crate::trouble::Trouble;
@@ -89,6 +89,8 @@ pub struct Workbench {
     pub initrd: PathBuf,
     /// Ways to boot through firmware that are ready.
     chains: Vec<(Firmware, Chain)>,
+    /// What has x86-64 machines without VMX, if one is wanted.
+    without_vmx: Option<Qemu>,
 }
 
 impl Workbench {
@@ -97,7 +99,7 @@ impl Workbench {
         let cache = Cache::open()?;
         let toolchain = setup::toolchain::find(&cache, arch)?;
         let emulator = match arch {
-            Arch::Aarch64 => Emulator::Qemu(setup::qemu::find(&cache)?),
+            Arch::Aarch64 => Emulator::Qemu(setup::qemu::find(&cache, arch)?),
             Arch::X86_64 => Emulator::Bochs(setup::bochs::find(&cache)?, setup::grub::find(&cache)?),
         };
         let kernel = |dialect: &Dialect| Ok((*dialect, cache.guest_kernel(*dialect)?));
@@ -105,18 +107,29 @@ impl Workbench {
         let older = dialects.contains(&Dialect::Tdx).then(|| cache.stable_tdx_kernel()).transpose()?;
         let initrd = initramfs::pack(&cache, arch)?;
         drop(cache);
-        Ok(Workbench { emulator, images: build::all(&toolchain)?, guests, older, initrd, chains: vec![] })
+        Ok(Workbench {
+            emulator,
+            images: build::all(&toolchain)?,
+            guests,
+            older,
+            initrd,
+            chains: vec![],
+            without_vmx: None,
+        })
     }
 
     /// Has the machine booted through firmware from now on.
     pub fn boot_through(&mut self, firmware: Firmware, arch: Arch) -> Result<()> {
-        self.get_ready_for(firmware, arch)?;
-        self.emulator = self.emulator_for(firmware);
+        self.get_ready_for(firmware, arch.machine(), arch)?;
+        self.emulator = self.emulator_for(firmware, arch.machine());
         Ok(())
     }
 
-    /// Gets and builds what it takes to boot through firmware.
-    pub fn get_ready_for(&mut self, firmware: Firmware, arch: Arch) -> Result<()> {
+    /// Gets and builds what it takes to boot a machine through firmware.
+    pub fn get_ready_for(&mut self, firmware: Firmware, machine: &str, arch: Arch) -> Result<()> {
+        if machine::is_qemu_pc(machine) && self.without_vmx.is_none() {
+            self.without_vmx = Some(setup::qemu::find(&Cache::open()?, arch)?);
+        }
         if !self.chains.iter().any(|(known, _)| *known == firmware) {
             self.chains.extend(firmware.prepare(arch)?.map(|chain| (firmware, chain)));
         }
@@ -124,16 +137,19 @@ impl Workbench {
     }
 
     /// Has this machine's own CPU run Postern from now on.
-    fn accelerate(&mut self, kvm: Kvm) {
+    fn accelerate(&mut self) -> Result<()> {
         if let Emulator::Bochs(_, grub) = &self.emulator {
-            self.emulator = Emulator::Kvm(kvm, grub.clone());
+            self.emulator = Emulator::Kvm(setup::qemu::find(&Cache::open()?, Arch::X86_64)?, grub.clone());
         }
+        Ok(())
     }
 
-    /// The emulator with a way to boot that is ready.
-    pub fn emulator_for(&self, firmware: Firmware) -> Emulator {
+    /// The emulator of a machine, with a way to boot that is ready.
+    pub fn emulator_for(&self, firmware: Firmware, machine: &str) -> Emulator {
         let chain = self.chains.iter().find(|(known, _)| *known == firmware).map(|(_, chain)| chain.clone());
+        let without_vmx = self.without_vmx.as_ref().filter(|_| machine::is_qemu_pc(machine));
         match (&self.emulator, chain) {
+            (Emulator::Bochs(..), Some(chain)) if let Some(qemu) = without_vmx => Emulator::Uefi(qemu.clone(), chain),
             (Emulator::Qemu(qemu), Some(chain)) => Emulator::Uefi(qemu.clone(), chain),
             (Emulator::Bochs(bochs, _), Some(chain)) => Emulator::ChainPc(bochs.clone(), chain),
             (emulator, _) => emulator.clone(),
@@ -206,11 +222,15 @@ pub fn run(options: &Options) -> Result<Verdict> {
         }
     }
     options.log.iter().try_for_each(|file| check::writable("--log", file))?;
-    let kvm = (options.accel == Accel::Kvm).then(setup::kvm::find).transpose()?;
+    if options.accel == Accel::Kvm {
+        setup::kvm::check()?;
+    }
     let dialects = if options.kernel.is_none() { vec![dialect] } else { vec![] };
     let mut bench = Workbench::prepare(options.arch, &dialects)?;
     bench.boot_through(firmware, options.arch)?;
-    kvm.into_iter().for_each(|kvm| bench.accelerate(kvm));
+    if options.accel == Accel::Kvm {
+        bench.accelerate()?;
+    }
     let kernel = options.kernel.clone().map_or_else(|| bench.kernel(dialect).map(Path::to_owned), Ok)?;
     let file = bundle(options, dialect, &bench, &kernel)?;
     let machine = Machine {

@@ -3,21 +3,21 @@
 use crate::bundle::{self, Bundle};
 use crate::cpio::Archive;
 use crate::image::Content;
-use crate::machine::eye::Picture;
+use crate::machine::eye::Eye;
 use crate::machine::{Clock, Emulator, Event, Machine, Session};
 use crate::measured;
 use crate::paths;
 use crate::run::{Workbench, console, default_cmdline};
 use crate::scenarios::{End, Flaw, Guest, Scenario};
 use crate::screen;
-use crate::verdict::Verdict;
+use crate::verdict::{BOOT_REFUSED, Verdict};
 use abi::bundle::END_MARKER;
 use anyhow::Result;
 use loader::tpm::Values;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Everything that was printed.
 #[derive(Default)]
@@ -26,11 +26,14 @@ pub struct Transcript {
     pub log: String,
     /// The guest's console.
     pub console: String,
-    /// What was on the screen when the host began to run.
-    pub screen: Option<Result<Picture, String>>,
+    /// Whether the screen showed what it has to when the host began to run, or nothing could be booted.
+    pub screen: Option<Result<(), String>>,
     /// What its TPM held when the machine was gone.
     pub registers: Option<Result<Values, String>>,
 }
+
+/// How long a line that is on the serial port may take to the screen.
+const DRAWING: Duration = Duration::from_secs(2);
 
 /// Folder of the transcripts.
 pub fn transcripts() -> PathBuf {
@@ -46,15 +49,17 @@ pub fn play(bench: &Workbench, scenario: &Scenario, stop: &AtomicBool) -> Result
     let _ = fs::write(folder.join(format!("{}.log", scenario.name)), &transcript.log);
     let _ = fs::write(folder.join(format!("{}.console", scenario.name)), &transcript.console);
     judge(scenario, &transcript, &verdict)?;
-    match transcript.registers {
-        Some(registers) => measured::judge(&transcript.log, &loaded(bench, &machine, scenario)?, &registers?),
-        None => Ok(()),
+    let Some(registers) = transcript.registers else { return Ok(()) };
+    let (volume, registers) = (loaded(bench, &machine, scenario)?, registers?);
+    match scenario.end {
+        End::Ok => measured::judge(&transcript.log, &volume, &registers),
+        _ => measured::judge_alone(&volume, &registers),
     }
 }
 
 /// What a volume has for the application to load.
 fn loaded(bench: &Workbench, machine: &Machine, scenario: &Scenario) -> Result<Vec<Content>, String> {
-    match bench.emulator_for(scenario.firmware) {
+    match bench.emulator_for(scenario.firmware, scenario.machine) {
         Emulator::Uefi(_, chain) => chain.contents(machine).map_err(|error| format!("{error:#}")),
         _ => Err("only UEFI measures".into()),
     }
@@ -144,7 +149,7 @@ fn flawed(name: &str, flaw: Flaw) -> Result<Option<PathBuf>> {
 
 fn boot(bench: &Workbench, machine: &Machine, scenario: &Scenario, stop: &AtomicBool) -> Result<(Transcript, Verdict)> {
     let mut transcript = Transcript::default();
-    let mut session = Session::start(&bench.emulator_for(scenario.firmware), machine)?;
+    let mut session = Session::start(&bench.emulator_for(scenario.firmware, scenario.machine), machine)?;
     let tpm = session.take_tpm();
     let keyboard = session.keyboard();
     let mut dialogue = scenario.dialogue.iter();
@@ -153,17 +158,19 @@ fn boot(bench: &Workbench, machine: &Machine, scenario: &Scenario, stop: &Atomic
     let mut seen = 0;
     let eye = session.eye();
     // A machine with a TPM does not end by itself.
-    let is_last = |line: &str| tpm.is_some() && line.starts_with(END_MARKER);
+    let is_last = |line: &str| tpm.is_some() && [END_MARKER, BOOT_REFUSED].iter().any(|end| line.starts_with(end));
     let verdict = session.follow(Some(Duration::from_secs(scenario.timeout)), stop, |event, _| {
         let mut go_on = true;
         match event {
             Event::Log(line) => {
-                // Once the host runs, Postern writes no more.
-                if let Some(eye) = eye.as_ref().filter(|_| transcript.screen.is_none() && line.starts_with("host: ")) {
-                    transcript.screen = Some(eye.look().map_err(|error| format!("{error:#}")));
-                }
                 transcript.log.push_str(line);
                 transcript.log.push('\n');
+                // Once the host runs, Postern writes no more.
+                let is_full =
+                    transcript.screen.is_none() && ["host: ", BOOT_REFUSED].iter().any(|it| line.starts_with(it));
+                if let Some(eye) = eye.as_ref().filter(|_| is_full) {
+                    transcript.screen = Some(look(eye, &transcript.log));
+                }
                 go_on = !is_last(line);
             }
             Event::Console(bytes) => transcript.console.push_str(&String::from_utf8_lossy(bytes)),
@@ -183,6 +190,18 @@ fn boot(bench: &Workbench, machine: &Machine, scenario: &Scenario, stop: &Atomic
         transcript.log.push_str(&format!("(the console never said {question:?})\n"));
     }
     Ok((transcript, verdict))
+}
+
+/// Whether the screen shows what the log says, within a while.
+fn look(eye: &Eye, log: &str) -> Result<(), String> {
+    let started = Instant::now();
+    loop {
+        let picture = eye.look().map_err(|error| format!("{error:#}"));
+        let result = picture.and_then(|picture| screen::judge(log, &picture));
+        if result.is_ok() || started.elapsed() > DRAWING {
+            return result;
+        }
+    }
 }
 
 /// What speaks against a scenario having passed.
@@ -211,8 +230,7 @@ fn judge(scenario: &Scenario, transcript: &Transcript, verdict: &Verdict) -> Res
         return Err(format!("the log never said {text:?}"));
     }
     match &transcript.screen {
-        Some(Ok(picture)) => screen::judge(&transcript.log, picture)?,
-        Some(Err(reason)) => return Err(reason.clone()),
+        Some(result) => result.clone()?,
         None if scenario.extras.screen => return Err("nobody has looked at the screen".into()),
         None => {}
     }

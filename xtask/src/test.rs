@@ -296,7 +296,7 @@ fn all_scenarios(scenarios: &[&Scenario], jobs: u64, stop: &AtomicBool) -> Count
 fn workbench(scenarios: &[&Scenario], arch: Arch) -> Result<Workbench> {
     let mut bench = Workbench::prepare(arch, &dialects(scenarios, arch))?;
     for scenario in scenarios.iter().filter(|scenario| scenario.arch() == arch) {
-        bench.get_ready_for(scenario.firmware, arch)?;
+        bench.get_ready_for(scenario.firmware, scenario.machine, arch)?;
     }
     Ok(bench)
 }

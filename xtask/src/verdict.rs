@@ -5,10 +5,12 @@ use std::fmt;
 
 /// What a Linux guest prints when it gives up.
 const PANIC: &str = "Kernel panic - not syncing";
-/// What Postern prints before it gives up booting.
-const BOOT_REFUSED: &str = "postern: cannot boot: ";
+/// What Postern or its application prints before it gives up booting.
+pub const BOOT_REFUSED: &str = "postern: cannot boot: ";
 /// What the UEFI application prints first.
 const APPLICATION: &str = "postern: UEFI application ";
+/// What firmware prints when no disk is left to boot: its shell comes last, if it has one.
+const NO_DISK_LEFT: [&str; 2] = ["\"EFI Internal Shell\"", "BdsDxe: No bootable option"];
 /// Lines of a crash record that are kept.
 const RECORD_LINES: usize = 60;
 
@@ -58,6 +60,8 @@ pub struct Evidence {
     end: Option<String>,
     /// Why the last attempt to boot failed. Firmware may make another.
     refusal: Option<String>,
+    /// Firmware makes no other.
+    no_disk_left: bool,
     crash: Vec<String>,
     panic: Option<String>,
     console_line: String,
@@ -77,6 +81,7 @@ impl Evidence {
         let refusal = line.strip_prefix(BOOT_REFUSED).map(|reason| format!("Postern cannot boot: {}", reason.trim()));
         self.end = self.end.take().or(end);
         self.refusal = self.refusal.take().or(refusal).filter(|_| !line.starts_with(APPLICATION));
+        self.no_disk_left |= NO_DISK_LEFT.iter().any(|text| line.contains(text));
         if !line.trim().is_empty() {
             self.last_log = line.trim().to_owned();
         }
@@ -109,9 +114,10 @@ impl Evidence {
         self.end.is_none() && self.refusal.is_some()
     }
 
-    /// True once Postern has crashed or the guest's kernel has panicked: nothing switches the machine off then.
-    pub fn ended_badly(&self) -> bool {
-        !self.crash.is_empty() || self.panic.is_some()
+    /// True once Postern has crashed, the guest's kernel has panicked or no disk is left to boot: nothing switches the machine
+    /// off then.
+    pub fn stays_on(&self) -> bool {
+        !self.crash.is_empty() || self.panic.is_some() || self.no_disk_left
     }
 
     /// The verdict, when the session ended in the way `otherwise` says if nothing seen so far explains more.
@@ -156,6 +162,11 @@ mod tests {
             judge(&again[..2], "", died()).to_string(),
             "the emulator ended by itself: last log line: postern: UEFI application 0.1"
         );
+        let mut evidence = Evidence::default();
+        evidence.log("postern: cannot boot: x");
+        assert!(!evidence.stays_on());
+        evidence.log("BdsDxe: loading Boot0002 \"EFI Internal Shell\" from Fv(x)");
+        assert!(evidence.stays_on() && evidence.is_over());
         let crash = judge(&["POSTERN-CRASH: bug at x", "esr 0"], "", Verdict::Timeout(1));
         assert_eq!(crash, Verdict::Crash(vec!["bug at x".into(), "esr 0".into()]));
         assert_eq!(crash.to_string(), "hypervisor crash: bug at x");

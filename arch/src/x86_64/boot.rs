@@ -54,19 +54,20 @@ pub extern "C" fn start(magic: u64, info: u64) -> ! {
 #[inline(never)]
 fn prepare(magic: u64, info: u64, entered_at: u64) -> Result<BootInfo, BootError> {
     let information = read_information(magic, info)?;
+    let mut machine = multiboot::parse(information, info)?;
+    let image = entry::image();
+    let (own, information_at) = (image[0]..image[3], info..info + information.len() as u64);
+    // Before all that a machine may lack: whoever has no serial line is to see it.
+    console::install_screen(screen(&mut machine, &own, &information_at));
     features::init()?;
     apic::enable()?;
-    let mut machine = multiboot::parse(information, info)?;
     let pm_timer = find_cpus(&mut machine)?;
     if apic::is_mapped() && !apic::can_name(&machine.cpus) {
         return Err(BootError::Cpu("firmware has left x2APIC mode off, which the CPUs' identifiers need: turn it on"));
     }
     timer::init(pm_timer)?;
     limit_addresses(&mut machine)?;
-    let image = entry::image();
-    let (own, information_at) = (image[0]..image[3], info..info + information.len() as u64);
     let record = read_record(&mut machine, &own, &information_at);
-    console::install_screen(screen(&mut machine, &own, &information_at));
     let taken = layout::taken(&machine, &own, &information_at)?;
     let memory = own_memory(&machine, &taken)?;
     let rest = turn_own_tables_on(&machine, memory.clone())?;

@@ -72,20 +72,22 @@ pub struct Image {
 }
 
 impl Image {
-    /// Loads each segment straight to where it runs.
+    /// Copies each segment from the file to where it runs. The file as it is gets measured: its headers, too, say what runs.
     pub fn load(volume: &mut Volume, path: &str, measurements: &mut Measurements) -> Result<Self, String> {
         let mut file = volume.file(path)?;
-        let mut head = alloc::vec![0; file.size.min(elf::HEADERS_MAX)];
-        file.read(0, &mut head)?;
-        let program = elf::parse(&head, file.size as u64, elf::X86_64).map_err(|error| format!("{path}: {error}"))?;
+        let mut whole = Pages::new(file.size, abi::FRAME_SIZE).ok_or_else(|| no_room("Postern"))?;
+        let bytes = whole.bytes();
+        file.read(0, bytes)?;
+        let program = elf::parse(bytes, bytes.len() as u64, elf::X86_64).map_err(|error| format!("{path}: {error}"))?;
+        measurements.add(PCR_FILES, bytes, "postern")?;
         let (start, end) = (program.memory.start, program.memory.end);
         let mut pages = Pages::new((end - start) as usize, abi::BLOCK_SIZE).ok_or_else(|| no_room("Postern"))?;
         let room = pages.bytes();
         for segment in &program.segments {
             let at = (segment.memory.start - start) as usize;
-            file.read(segment.offset as usize, &mut room[at..at + segment.size as usize])?;
+            room[at..][..segment.size as usize]
+                .copy_from_slice(&bytes[segment.offset as usize..][..segment.size as usize]);
         }
-        measurements.add(PCR_FILES, room, "postern")?;
         let entry = pages.address() + (program.entry - start);
         Ok(Self { entry, _pages: pages })
     }

@@ -45,7 +45,7 @@ pub enum Firmware {
     /// UEFI that starts signed programs only tries one that is not, one that was altered, and one that is.
     #[value(skip)]
     SecureBoot,
-    /// UEFI that finds a TPM 2.0 (aarch64).
+    /// UEFI that finds a TPM 2.0; on x86_64 in QEMU.
     #[value(skip)]
     Tpm,
 }
@@ -168,12 +168,14 @@ impl Firmware {
         let mut chain = Chain { firmware: None, variables: None, tpm: None, programs, media };
         match self {
             Firmware::Image(Rom::Bios, ..) => {}
-            Firmware::Tpm => {
+            Firmware::Tpm if arch == Arch::Aarch64 => {
                 let (firmware, variables) = uefi::secure_firmware(&cache)?;
                 (chain.firmware, chain.variables) = (Some(firmware), Some(fs::read(variables)?));
-                chain.tpm = Some(uefi::tpm(&cache)?);
             }
             _ => chain.firmware = Some(uefi::firmware(&cache, arch)?),
+        }
+        if self == Firmware::Tpm {
+            chain.tpm = Some(uefi::tpm(&cache)?);
         }
         Ok(Some(chain))
     }

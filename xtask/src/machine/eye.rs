@@ -30,10 +30,10 @@ pub struct Picture {
 }
 
 impl Eye {
-    /// Gives the machine a screen: a frame buffer in memory, which firmware sets up and describes.
-    pub fn open(command: &mut Command, folder: &Path) -> Self {
+    /// Gives the machine a screen, a device that firmware sets up and describes.
+    pub fn open(command: &mut Command, device: &str, folder: &Path) -> Self {
         let eye = Eye { folder: folder.to_owned() };
-        command.args(["-device", "ramfb", "-monitor"]);
+        command.args(["-device", device, "-monitor"]);
         command.arg(format!("unix:{},server=on,wait=off", eye.monitor().display()));
         eye
     }

@@ -11,7 +11,6 @@ mod virt;
 use crate::firmware::Chain;
 use crate::setup::bochs::Bochs;
 use crate::setup::grub::Grub;
-use crate::setup::kvm::Kvm;
 use crate::setup::qemu::Qemu;
 use crate::trouble::Trouble;
 use crate::verdict::{Evidence, Verdict};
@@ -35,19 +34,29 @@ pub const PC: &str = crate::setup::bochs::MODEL;
 /// One whose CPUs deliver interrupts to guests themselves, besides.
 pub const PC_APICV: &str = crate::setup::bochs::MODEL_APICV;
 
+/// A PC in QEMU, by its model of CPU: with a screen and perhaps a TPM, but without VMX.
+pub const PC_NO_VMX: &str = "max";
+/// The same with a CPU that claims VMX, and has nothing of it: all that the registers about it say is zero.
+pub const PC_HOLLOW_VMX: &str = "max,+vmx,x-force-features=on";
+
+/// Whether it is QEMU that has such an x86-64 machine.
+pub fn is_qemu_pc(machine: &str) -> bool {
+    machine.starts_with(PC_NO_VMX)
+}
+
 /// What emulates a machine, and boots it.
 #[derive(Clone, Debug)]
 pub enum Emulator {
     /// arm64: QEMU starts an `Image` itself.
     Qemu(Qemu),
-    /// arm64: UEFI firmware boots it from a disk.
+    /// arm64, and x86-64 without VMX: UEFI firmware boots it from a disk.
     Uefi(Qemu, Chain),
     /// x86-64: firmware, the BIOS or UEFI, boots it from a disk or CD.
     ChainPc(Bochs, Chain),
     /// x86-64: GRUB boots a Multiboot2 kernel from a CD.
     Bochs(Bochs, Grub),
     /// x86-64: the same CD on this machine's own CPU, in a virtual machine that may use VMX itself.
-    Kvm(Kvm, Grub),
+    Kvm(Qemu, Grub),
 }
 
 /// What to boot on what machine.
@@ -57,7 +66,7 @@ pub struct Machine {
     pub kernel: PathBuf,
     /// The bundle: QEMU's initrd, GRUB's first module.
     pub initrd: Option<PathBuf>,
-    /// QEMU's machine type with its options, or Bochs' model of CPU.
+    /// QEMU's machine type with its options (arm64), or the model of CPU (x86-64).
     pub machine: &'static str,
     /// Physical CPUs.
     pub cpus: u32,
@@ -75,12 +84,12 @@ pub struct Machine {
     pub trouble: Trouble,
 }
 
-/// What a machine may have beside the usual: on arm64, booted by firmware.
+/// What a machine may have beside the usual: in QEMU, booted by firmware.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extras {
     /// A screen, which can be looked at.
     pub screen: bool,
-    /// ACPI's tables, and no device tree.
+    /// ACPI's tables, and no device tree (arm64).
     pub acpi: bool,
     /// More lines of the application's settings.
     pub settings: &'static str,
@@ -175,7 +184,7 @@ impl Session {
             Emulator::Uefi(qemu, chain) => uefi::start(qemu, chain, machine),
             Emulator::ChainPc(bochs, chain) => pc::start_chain(bochs, chain, machine),
             Emulator::Bochs(bochs, grub) => pc::start(bochs, grub, machine),
-            Emulator::Kvm(kvm, grub) => kvm::start(kvm, grub, machine),
+            Emulator::Kvm(qemu, grub) => kvm::start(qemu, grub, machine),
         }
     }
 
@@ -275,7 +284,7 @@ impl Session {
                 break Verdict::Timeout(limit.as_secs());
             }
             if evidence.is_over() {
-                let patience = match evidence.ended_badly() {
+                let patience = match evidence.stays_on() {
                     true => AFTERGLOW,
                     false if self.tries_again && evidence.was_refused() => NEXT_ATTEMPT,
                     false => POWER_OFF,

@@ -30,8 +30,8 @@ pub struct Tpm {
 }
 
 impl Tpm {
-    /// Switches a new TPM on, and plugs it into the machine.
-    pub fn plug_in(program: &Private, qemu: &mut Command) -> Result<Self> {
+    /// Switches a new TPM on, and plugs it into the machine by this interface.
+    pub fn plug_in(program: &Private, qemu: &mut Command, interface: &str) -> Result<Self> {
         let folder = Scratch::new()?;
         let control = folder.0.join("control");
         // It inherits the socket as its standard input, so QEMU can connect from now on.
@@ -48,7 +48,7 @@ impl Tpm {
             format!("the TPM's emulator, swtpm, does not work ({}): {remedy}", tpm.complaint())
         })?;
         qemu.arg("-chardev").arg(format!("socket,id=tpm,path={}", control.display()));
-        qemu.args(["-tpmdev", "emulator,id=tpm,chardev=tpm", "-device", "tpm-tis-device,tpmdev=tpm"]);
+        qemu.args(["-tpmdev", "emulator,id=tpm,chardev=tpm", "-device"]).arg(format!("{interface},tpmdev=tpm"));
         // A machine that is switched off would switch its TPM off.
         qemu.args(["-action", "shutdown=pause"]);
         Ok(tpm)

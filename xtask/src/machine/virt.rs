@@ -23,15 +23,15 @@ pub fn start(qemu: &Qemu, machine: &Machine) -> Result<Session> {
 /// The machine itself; `options` are further ones of its type.
 pub fn describe(command: &mut Command, machine: &Machine, options: &str) {
     command.arg("-M").arg(format!("{}{options}", machine.machine)).args(["-cpu", "max,pauth-impdef=on"]);
-    command.arg("-smp").arg(machine.cpus.to_string()).arg("-m").arg(machine.memory_mib.to_string());
-    streams(command);
+    size(command, machine);
     if machine.clock == Clock::Instructions {
         command.args(["-icount", "shift=0,sleep=off"]);
     }
 }
 
-/// Two serial ports and nothing else.
-pub fn streams(command: &mut Command) {
+/// CPUs, memory, two serial ports and nothing else.
+pub fn size(command: &mut Command, machine: &Machine) {
+    command.arg("-smp").arg(machine.cpus.to_string()).arg("-m").arg(machine.memory_mib.to_string());
     command.args(["-nodefaults", "-display", "none", "-monitor", "none", "-no-reboot"]);
     // The first UART goes to QEMU's own error stream: its rare messages are worth having in the log.
     command.args(["-serial", "file:/dev/stderr", "-chardev", "stdio,id=guest,signal=off", "-serial", "chardev:guest"]);

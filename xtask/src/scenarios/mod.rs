@@ -78,7 +78,7 @@ pub struct Scenario {
     pub memory_mib: u64,
     /// Physical CPUs.
     pub host_cpus: u32,
-    /// QEMU's machine type, or Bochs' model of CPU.
+    /// QEMU's machine type (arm64), or the model of CPU: Bochs', or QEMU's where there is to be no VMX.
     pub machine: &'static str,
     /// What boots it.
     pub firmware: Firmware,
@@ -165,6 +165,7 @@ pub fn all() -> impl Iterator<Item = &'static Scenario> {
 mod tests {
     use super::*;
     use crate::firmware::Rom;
+    use crate::machine::is_qemu_pc;
 
     #[test]
     fn the_table_is_well_formed() {
@@ -177,11 +178,13 @@ mod tests {
             let x86 = scenario.arch() == Arch::X86_64;
             let boots = match scenario.firmware {
                 Firmware::Image(rom, ..) => x86 || rom == Rom::Uefi,
-                Firmware::SecureBoot | Firmware::Tpm => !x86,
+                Firmware::SecureBoot => !x86,
+                Firmware::Tpm => !x86 || is_qemu_pc(scenario.machine),
                 Firmware::Mistakes(_) | Firmware::Menu => true,
                 named => Firmware::of(scenario.arch()).contains(&named),
             };
             assert!(boots, "{name} boots as its architecture can");
+            assert!(!scenario.extras.screen || !x86 || is_qemu_pc(scenario.machine), "{name} has a screen to look at");
             let image = matches!(scenario.firmware, Firmware::Image(..));
             assert!(image || scenario.guest != Guest::Shipped, "{name} has an image to take its guest from");
             assert!(!scenario.proves.is_empty(), "{name} says what it shows");

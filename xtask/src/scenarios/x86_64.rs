@@ -4,7 +4,7 @@
 use super::{End, Guest, PANIC_ON_PURPOSE, PLAIN, Scenario};
 use crate::arch::Dialect;
 use crate::firmware::{Boot, Drive, Firmware, Mistake, Rom};
-use crate::machine::{PC, PC_APICV};
+use crate::machine::{PC, PC_APICV, PC_NO_VMX};
 use crate::trouble::{Tables, Trouble};
 
 /// What any scenario here has.
@@ -411,12 +411,12 @@ pub const ALL: &[Scenario] = &[
         proves: "the UEFI application says that the CPU has no VMX, and GRUB goes on",
         firmware: Firmware::Menu,
         ring: 5,
-        machine: "ryzen",
+        machine: PC_NO_VMX,
         console: &[],
         at_least: &[],
         log: &["Falling back to `Second disk'", "Falling back to `Off'"],
         end: End::Reason("cannot boot: the CPU has no VMX"),
-        timeout: 180,
+        timeout: 60,
         ..TINY
     },
 ];

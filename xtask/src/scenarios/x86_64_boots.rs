@@ -3,6 +3,8 @@
 
 use super::x86_64::{TINY, X86};
 use super::{End, Flaw, Guest, Scenario};
+use crate::firmware::{Boot, Drive, Firmware, Rom};
+use crate::machine::{Extras, PC_HOLLOW_VMX, PC_NO_VMX};
 use crate::trouble::{Tables, Trouble};
 
 /// A boot that Postern has to refuse with one clear line.
@@ -76,6 +78,28 @@ pub const ALL: &[Scenario] = &[
         guest: Guest::Tiny,
         machine: "ryzen",
         end: End::Reason("cannot boot: the CPU has no VMX"),
+        ..REFUSED
+    },
+    Scenario {
+        name: "x86-uefi-no-vmx",
+        proves: "the image for real machines, just as it is made, says on serial line and screen that there is no VMX, and firmware goes on",
+        firmware: Firmware::Image(Rom::Uefi, Boot::Uefi, Drive::Disk),
+        guest: Guest::Shipped,
+        machine: PC_NO_VMX,
+        extras: Extras { screen: true, ..Extras::NONE },
+        log: &["BdsDxe: failed to start", ": Aborted"],
+        end: End::Reason("cannot boot: the CPU has no VMX: Postern needs an Intel CPU with VMX and EPT"),
+        ..REFUSED
+    },
+    Scenario {
+        name: "x86-uefi-tpm",
+        proves: "a TPM holds what was loaded; Postern is started, and its own refusal is on the screen that firmware has set up",
+        firmware: Firmware::Tpm,
+        guest: Guest::Tiny,
+        machine: PC_HOLLOW_VMX,
+        extras: Extras { screen: true, settings: "tpm = required\nguest-cmdline = test=functional\n", ..Extras::NONE },
+        log: &["measured; TPM, whose registers 8 and 9 are as the log says", "postern: starting"],
+        end: End::Reason("cannot boot: the CPU lacks what Postern needs: VMX structures in write-back memory"),
         ..REFUSED
     },
     Scenario {

@@ -1,37 +1,17 @@
-//! QEMU with KVM, for machines whose CPU gives its guests VMX: the user's own, never fetched.
+//! Whether this machine's CPU gives virtual machines VMX.
 
-use super::on_path;
 use anyhow::{Result, bail};
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
-const PROGRAM: &str = "qemu-system-x86_64";
 const DEVICE: &str = "/dev/kvm";
 /// `Y` or `1` where a guest may have VMX.
 const NESTED: &str = "/sys/module/kvm_intel/parameters/nested";
 
-/// How to start it.
-#[derive(Clone, Debug)]
-pub struct Kvm {
-    program: PathBuf,
-}
-
-impl Kvm {
-    /// A command that starts it, without any machine options.
-    pub fn command(&self) -> Command {
-        Command::new(&self.program)
-    }
-}
-
-/// Finds all three: KVM, nested VMX, QEMU.
-pub fn find() -> Result<Kvm> {
+/// Looks for both: KVM, and nested VMX.
+pub fn check() -> Result<()> {
     usable(Path::new(DEVICE).exists(), fs::OpenOptions::new().read(true).write(true).open(DEVICE).is_ok())?;
-    nested(fs::read_to_string(NESTED).ok().as_deref())?;
-    match on_path(PROGRAM) {
-        Some(program) => Ok(Kvm { program }),
-        None => bail!("--accel kvm needs {PROGRAM} on the PATH (Debian: qemu-system-x86)"),
-    }
+    nested(fs::read_to_string(NESTED).ok().as_deref())
 }
 
 fn usable(there: bool, opens: bool) -> Result<()> {

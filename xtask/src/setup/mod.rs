@@ -223,7 +223,7 @@ impl Cache {
         say("core", toolchain::find(self, arch).map(|toolchain| toolchain.describe()))?;
         match arch {
             Arch::Aarch64 => {
-                say("emulator", qemu::find(self).map(|qemu| qemu.version))?;
+                say("emulator", qemu::find(self, arch).map(|qemu| qemu.version))?;
                 say("realm guest kernel", self.guest_kernel(Dialect::Realm).map(path))?;
                 say("pkvm guest kernel", self.guest_kernel(Dialect::Pkvm).map(path))?;
             }

@@ -1,12 +1,13 @@
-//! The arm64 emulator: the user's own QEMU when it is new enough, else Debian's in a private folder.
+//! QEMU, the emulator of arm64 machines and of PCs without VMX: the user's own when it is new enough, else Debian's in a
+//! private folder.
 
 use super::private::Private;
 use super::{Cache, on_path};
+use crate::arch::Arch;
 use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-const PROGRAM: &str = "qemu-system-aarch64";
 /// The second UART of `virt` came with 9.1; 9.2 is the first stable line that was seen to work.
 const OLDEST: (u32, u32) = (9, 2);
 
@@ -48,28 +49,36 @@ impl Qemu {
     }
 }
 
-/// Finds an emulator: `POSTERN_QEMU`, one on the PATH, the private one (fetched if need be).
-pub fn find(cache: &Cache) -> Result<Qemu> {
-    if let Some(program) = std::env::var_os("POSTERN_QEMU") {
+/// Finds an emulator: for arm64 `POSTERN_QEMU`, one on the PATH, the private one (fetched if need be).
+pub fn find(cache: &Cache, arch: Arch) -> Result<Qemu> {
+    let named = std::env::var_os("POSTERN_QEMU").filter(|_| arch == Arch::Aarch64);
+    if let Some(program) = named {
         let qemu = Qemu::new(program.into(), vec![]).context("POSTERN_QEMU")?;
         if !qemu.new_enough() {
             bail!("POSTERN_QEMU is {}; at least {}.{} is needed", qemu.version, OLDEST.0, OLDEST.1);
         }
         return Ok(qemu);
     }
-    let own = on_path(PROGRAM).and_then(|program| Qemu::new(program, vec![]).ok());
+    let program = format!("qemu-system-{}", arch.name());
+    let own = on_path(&program).and_then(|program| Qemu::new(program, vec![]).ok());
     if let Some(qemu) = own.filter(Qemu::new_enough) {
         return Ok(qemu);
     }
-    private(cache).with_context(|| {
-        format!("no {PROGRAM} {}.{} or newer on the PATH, and none can be fetched", OLDEST.0, OLDEST.1)
+    private(cache, arch, &program).with_context(|| {
+        format!("no {program} {}.{} or newer on the PATH, and none can be fetched", OLDEST.0, OLDEST.1)
     })
 }
 
-fn private(cache: &Cache) -> Result<Qemu> {
-    let tree = Private::find(cache, "qemu", "arm64 emulator", &["qemu-system-arm"], &[])?;
-    let (loader, mut arguments) = tree.start(PROGRAM);
-    arguments.extend(["-L".into(), tree.usr("share/qemu").display().to_string()]);
+fn private(cache: &Cache, arch: Arch, program: &str) -> Result<Qemu> {
+    let tree = match arch {
+        Arch::Aarch64 => Private::find(cache, "qemu", "arm64 emulator", &["qemu-system-arm"], &[]),
+        Arch::X86_64 => Private::find(cache, "qemu-x86", "x86-64 emulator without VMX", &["qemu-system-x86"], &[]),
+    }?;
+    let (loader, mut arguments) = tree.start(program);
+    // SeaBIOS is a package of its own.
+    for folder in ["share/qemu", "share/seabios"] {
+        arguments.extend(["-L".into(), tree.usr(folder).display().to_string()]);
+    }
     Qemu::new(loader, arguments)
 }
 
