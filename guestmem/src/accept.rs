@@ -80,14 +80,14 @@ impl<M: Machine> Core<M> {
     /// nothing changed, for others.
     #[inline]
     fn accept_ready(&self, vm: &Guest, gfn: Gfn) -> Result<Option<Acceptance>, Refusal> {
-        let Some(over) = self.slot(vm.root(), gfn.get(), BLOCK_LEVEL) else { return Ok(None) };
+        let Some(over) = self.over(vm, Visibility::Private, gfn) else { return Ok(None) };
         let Some(frame) = self.page_below(over, gfn).and_then(Self::frame_in) else { return Ok(None) };
         let (cell, word) = self.try_lock_cell(frame)?;
         let mut block = Block::locked(self, cell, word, frame.block_start());
         let record = block.record(frame);
         self.admit(vm, gfn, &record, &mut block)?;
-        // Under the lock: the table may have been another's before.
-        let Some(slot) = self.page_below(over, gfn).filter(|_| block.whole().is_none()) else { return Ok(None) };
+        // Again, under the lock: the table may have been another's before.
+        let Some(slot) = self.page_in(over, gfn).filter(|_| block.whole().is_none()) else { return Ok(None) };
         if record.state != State::Pending {
             return Ok(None);
         }
@@ -107,7 +107,7 @@ impl<M: Machine> Core<M> {
     }
 
     fn mapping_size(&self, vm: &Guest, gfn: Gfn) -> Size {
-        match self.slot(vm.root(), gfn.get(), PAGE_LEVEL) {
+        match self.page_entry(vm, Visibility::Private, gfn) {
             Some(_) => Size::Page,
             None => Size::Block,
         }
@@ -119,7 +119,7 @@ impl<M: Machine> Core<M> {
             Some(Visibility::Shared) => return Err(Refusal::WrongVisibility),
             None => return Ok(Acceptance::Smaller),
         }
-        let slot = self.slot(vm.root(), gfn.get(), BLOCK_LEVEL);
+        let slot = self.over(vm, Visibility::Private, gfn);
         match slot.map_or(Slot::Empty, |slot| Self::read(slot.load(Ordering::Acquire), BLOCK_LEVEL)) {
             Slot::Empty => Ok(Acceptance::Accepted),
             Slot::Leaf(..) => Ok(Acceptance::Already(Size::Block)),

@@ -41,11 +41,12 @@ impl<M: Machine> Core<M> {
         if index.get() == 0 {
             return None;
         }
-        self.entry(index, gfn.since(vm.map_base()) / BITMAP_FRAMES)
+        // Postern's own number, and so RAM for sure.
+        Some(&self.machine.words(index)[(gfn.since(vm.map_base()) / BITMAP_FRAMES) as usize % 512])
     }
 
     /// A guest frame's bit; none while the page is missing. `gfn` is in RAM.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn wanted_word(&self, vm: &Guest, gfn: Gfn) -> Option<Wish<'_>> {
         let page = self.index_entry(vm, gfn)?.load(Ordering::Acquire);
         if page == 0 {

@@ -249,7 +249,10 @@ impl<'a, M: Machine> Block<'a, M> {
     /// The host's entry for a frame of a split block.
     #[inline(always)]
     pub fn host_page(&self, frame: Pfn) -> Option<&'a Word> {
-        match Core::<M>::read(self.host_slot()?.load(Ordering::Relaxed), BLOCK_LEVEL) {
+        let root = self.core.host_root.load(Ordering::Relaxed);
+        let slot =
+            if root == 0 { None } else { self.core.slot_near(&self.core.host_near, Pfn::new(root), frame.get()) };
+        match Core::<M>::read(slot?.load(Ordering::Relaxed), BLOCK_LEVEL) {
             Slot::Table(table) => Some(&self.core.machine.words(table)[frame.in_block()]),
             _ => None,
         }
@@ -258,14 +261,10 @@ impl<'a, M: Machine> Block<'a, M> {
     /// Removes the host's mapping of one frame.
     #[inline(always)]
     pub fn cut_page(&mut self, frame: Pfn) -> Cut {
-        let cut = Cut::new(frame, Size::Page);
-        match self.host_page(frame) {
-            Some(slot) => {
-                slot.store(0, Ordering::Release);
-                cut.at(Space::Host, frame.addr(), Size::Page)
-            }
-            None => cut,
+        if let Some(slot) = self.host_page(frame) {
+            slot.store(0, Ordering::Release);
         }
+        Cut::new(frame, Size::Page).at(Space::Host, frame.addr(), Size::Page)
     }
 
     /// Removes the host's mapping of a whole block.

@@ -103,6 +103,8 @@ impl<M: Machine> Core<M> {
         if done == Err(Refusal::WrongVisibility) { Ok(()) } else { done }
     }
 
+    // Not inlined: it would need a frame that the one page above has no use for.
+    #[inline(never)]
     fn convert_range(&self, vm: &Guest, gfns: Range<Gfn>, to: Visibility, budget: &mut Budget) -> Result<Gfn, Refusal> {
         let frames = gfns.end.since(gfns.start);
         if frames == 0 {
@@ -133,7 +135,7 @@ impl<M: Machine> Core<M> {
         }
         let start = gfns.start.block_start();
         let past = start.offset(BLOCK_FRAMES);
-        let slot = self.slot(vm.root(), start.get(), BLOCK_LEVEL);
+        let slot = self.over(vm, Visibility::Private, start);
         let slot = slot.map_or(Slot::Empty, |slot| Self::read(slot.load(Ordering::Acquire), BLOCK_LEVEL));
         if let Slot::Marked(_) = slot
             && let Some(done) = self.meet_motion(vm, start, to, budget)?
@@ -185,7 +187,7 @@ impl<M: Machine> Core<M> {
     fn convert_absent(&self, vm: &Guest, part: Range<Gfn>, to: Visibility) -> Result<Gfn, Refusal> {
         let structure = vm.try_lock()?;
         vm.check_live()?;
-        let slot = self.slot(vm.root(), part.start.get(), BLOCK_LEVEL);
+        let slot = self.over(vm, Visibility::Private, part.start);
         if slot.is_some_and(|slot| slot.load(Ordering::Acquire) != 0) {
             return Err(Refusal::Busy);
         }
@@ -242,7 +244,7 @@ impl<M: Machine> Core<M> {
         let alias = vm.alias(start).ok_or(Refusal::OutOfRange)?;
         let pages = if to == Visibility::Shared { self.wanted_missing(vm, start) } else { 0 };
         vm.check_meta(&structure, self.missing(vm.root(), alias, BLOCK_LEVEL), pages)?;
-        self.extend(vm, &structure, alias, BLOCK_LEVEL)?;
+        self.extend_over(vm, &structure, Visibility::Shared, start)?;
         if to == Visibility::Shared {
             self.wanted_extend(vm, &structure, start)?;
         }

@@ -1,14 +1,14 @@
 //! Pages that a guest shares with the host and takes back.
 
 use crate::block::Block;
-use crate::entries::PageSlots;
+use crate::entries::At;
 use crate::guest::{Guest, VmLock, counter};
 use crate::motion::{Cut, Flushed};
 use crate::record::{Record, State};
 use crate::sync::{AtomicU64, Ordering};
-use crate::table::{BLOCK_LEVEL, PAGE_LEVEL};
+use crate::table::PAGE_LEVEL;
 use crate::transition::{Event, permit};
-use crate::{Budget, Core, Gfn, Machine, Pfn, Refusal, Size, Visibility};
+use crate::{Budget, Core, FRAME_SHIFT, Gfn, Machine, Pfn, Refusal, Size, Visibility};
 
 /// Frames that a call which meets a block in motion wipes on its behalf.
 const PUSH_FRAMES: u64 = 32;
@@ -206,7 +206,8 @@ impl<M: Machine> Core<M> {
 
         block.split(reserve);
         let slots = self.page_slots(vm, gfn, Some(alias), bit, structure).ok_or(Lack::Refused(Refusal::Busy))?;
-        self.exchange(vm, &mut block, frame, Record { state, ..record }, &slots);
+        let shared = slots.alias.ok_or(Lack::Refused(Refusal::Busy))?;
+        self.exchange(vm, &mut block, frame, Record { state, ..record }, to, slots.private, shared);
         self.set_wanted(vm, gfn..gfn.offset(1), to);
         vm.count(counter, frame, 1);
         Ok(())
@@ -219,7 +220,7 @@ impl<M: Machine> Core<M> {
     /// [`Lack::Structure`], with nothing changed, where something is missing.
     #[inline(always)]
     fn turn_ready(&self, vm: &Guest, gfn: Gfn, alias: u64, to: Visibility) -> Result<(), Lack> {
-        let over = self.slot(vm.root(), gfn.get(), BLOCK_LEVEL).ok_or(Lack::Structure)?;
+        let over = self.over(vm, Visibility::Private, gfn).ok_or(Lack::Structure)?;
         let frame = self.page_below(over, gfn).and_then(Self::frame_in).ok_or(Lack::Structure)?;
         let (cell, word) = self.try_lock_cell(frame)?;
         let mut block = Block::locked(self, cell, word, frame.block_start());
@@ -230,40 +231,52 @@ impl<M: Machine> Core<M> {
             Visibility::Private => (Event::Unshare, counter::UNSHARES),
         };
         let state = self.taken_back(vm, record, permit(record, event, Some(vm.id()))?)?;
-        // Under the lock: the table may have been another's before.
-        let private = self.page_below(over, gfn).ok_or(Lack::Structure)?;
-        let shared = self.slot(vm.root(), alias, PAGE_LEVEL).ok_or(Lack::Structure)?;
+        // Again, under the lock: the table may have been another's before.
+        let private = self.page_in(over, gfn).ok_or(Lack::Structure)?;
+        let over = self.over(vm, Visibility::Shared, gfn).ok_or(Lack::Structure)?;
+        let shared = self.page_in(over, gfn).ok_or(Lack::Structure)?;
         let wish = self.wanted_word(vm, gfn).ok_or(Lack::Structure)?;
         if block.whole().is_some() {
             return Err(Lack::Structure);
         }
-        let slots = PageSlots { private: (private, gfn.get()), alias: Some((shared, alias)) };
-        self.exchange(vm, &mut block, frame, Record { state, ..record }, &slots);
+        let (private, shared) = ((private, gfn.get()), (shared, alias));
+        self.exchange(vm, &mut block, frame, Record { state, ..record }, to, private, shared);
         wish.set(to);
         vm.count(counter, frame, 1);
         Ok(())
     }
 
-    /// Moves a page to the half that its record is to say, wiped. Its block has been split.
+    /// Moves a page from the half that maps it, if one does, to the other, wiped. Its block has been split.
     #[inline(always)]
-    fn exchange(&self, vm: &Guest, block: &mut Block<'_, M>, frame: Pfn, record: Record, slots: &PageSlots<'_>) {
-        let cut = match record.state {
-            State::Shared => Cut::new(frame, Size::Page),
-            _ => block.cut_page(frame),
+    #[allow(clippy::too_many_arguments)]
+    fn exchange(
+        &self,
+        vm: &Guest,
+        block: &mut Block<'_, M>,
+        frame: Pfn,
+        record: Record,
+        to: Visibility,
+        (private, gfn): At<'_>,
+        (shared, alias): At<'_>,
+    ) {
+        // What a page that waits to be accepted does not have is flushed with the rest: to look would cost all others more.
+        let cut = match to {
+            Visibility::Shared => {
+                private.store(Self::mark(frame), Ordering::Release);
+                Cut::new(frame, Size::Page).at(vm.space(), gfn << FRAME_SHIFT, Size::Page)
+            }
+            Visibility::Private => {
+                shared.store(0, Ordering::Release);
+                block.cut_page(frame).at(vm.space(), alias << FRAME_SHIFT, Size::Page)
+            }
         };
-        let clean = self.flush(slots.cut(self, vm, frame, cut), frame).wipe(&self.machine);
+        let clean = self.flush(cut, frame).wipe(&self.machine);
         self.count_wipes(frame, 1);
-        match (record.state, slots.alias) {
-            (State::Shared, Some((slot, _))) => {
-                slot.store(Self::guest_leaf(frame, PAGE_LEVEL, Visibility::Shared), Ordering::Release);
-                block.map_host(&clean);
-            }
-            // The mark stays until the guest accepts the page.
-            (State::Pending, _) => {}
-            _ => {
-                let leaf = Self::guest_leaf(frame, PAGE_LEVEL, Visibility::Private);
-                slots.private.0.store(leaf, Ordering::Release);
-            }
+        if to == Visibility::Shared {
+            shared.store(Self::guest_leaf(frame, PAGE_LEVEL, Visibility::Shared), Ordering::Release);
+            block.map_host(&clean);
+        } else if record.state != State::Pending {
+            private.store(Self::guest_leaf(frame, PAGE_LEVEL, Visibility::Private), Ordering::Release);
         }
         self.machine.publish();
         block.assign(clean, Record { wiped: true, ..record });

@@ -6,6 +6,7 @@ use crate::lock::{self, FrameList, Rank};
 use crate::motion::{Cut, Flushed};
 use crate::record::{LOCK, Record, State};
 use crate::sync::{AtomicU64, Ordering};
+use crate::table::Near;
 use crate::tally::Tally;
 use crate::{BLOCK_FRAMES, BootError, GFN_END, Machine, Pfn, Refusal};
 use core::ops::Range;
@@ -70,6 +71,8 @@ pub struct Core<M: Machine> {
     pub(crate) pool: FrameList,
     /// Frame number of the host's root table; 0 until it is built.
     pub(crate) host_root: AtomicU64,
+    /// Of the host's table.
+    pub(crate) host_near: Near,
     pub(crate) postern_frames: AtomicU64,
     pub(crate) gib_leaves: AtomicU64,
     pub(crate) tally: Tally,
@@ -94,6 +97,7 @@ impl<M: Machine> Core<M> {
             summaries,
             pool: FrameList::new(),
             host_root: AtomicU64::new(0),
+            host_near: Near::new(),
             postern_frames: AtomicU64::new(0),
             gib_leaves: AtomicU64::new(0),
             tally: Tally::new(),
@@ -124,6 +128,7 @@ impl<M: Machine> Core<M> {
             summaries: summaries.leak(),
             pool: self.pool.fork(),
             host_root: copy(&self.host_root),
+            host_near: Near::new(),
             postern_frames: copy(&self.postern_frames),
             gib_leaves: copy(&self.gib_leaves),
             tally: self.tally.fork(),

@@ -120,7 +120,7 @@ impl<M: Machine> Core<M> {
 
     /// The empty page entry of `gfn`, with tables down to it.
     fn vacant_page(&self, vm: &Guest, structure: &VmLock<'_>, gfn: Gfn) -> Result<&Word, Refusal> {
-        let slot = self.extend(vm, structure, gfn.get(), PAGE_LEVEL)?;
+        let slot = self.extend(vm, structure, Visibility::Private, gfn)?;
         if slot.load(Ordering::Acquire) == 0 { Ok(slot) } else { Err(Refusal::Occupied) }
     }
 
@@ -138,7 +138,7 @@ impl<M: Machine> Core<M> {
         let wanted = self.wanted(vm, gfn);
         let slot = self.vacant_page(vm, structure, gfn)?;
         let alias = match (wanted, vm.alias(gfn)) {
-            (Visibility::Shared, Some(number)) => Some(self.extend(vm, structure, number, PAGE_LEVEL)?),
+            (Visibility::Shared, Some(_)) => Some(self.extend(vm, structure, wanted, gfn)?),
             _ => None,
         };
         let arrival = if alias.is_some() { Event::ArriveShared } else { Event::Arrive };
@@ -195,7 +195,7 @@ impl<M: Machine> Core<M> {
         let mut block = self.lock(frame)?;
         let state = self.permit_block(&block)?;
         let wanted = self.wanted_block(vm, gfn).ok_or(Refusal::WrongVisibility)?;
-        let slot = self.extend(vm, &structure, gfn.get(), BLOCK_LEVEL)?;
+        let slot = self.extend_over(vm, &structure, Visibility::Private, gfn)?;
         let vacant = match Self::read(slot.load(Ordering::Acquire), BLOCK_LEVEL) {
             Slot::Empty => true,
             Slot::Table(table) => self.is_vacant(table),
@@ -206,8 +206,8 @@ impl<M: Machine> Core<M> {
         }
         // Nothing can fail when the block arrives, so its entry in the shared half is provided now.
         let alias = match (wanted, vm.alias(gfn)) {
-            (Visibility::Shared, Some(number)) => Some((self.extend(vm, &structure, number, BLOCK_LEVEL)?, number)),
-            (_, Some(number)) => self.slot(vm.root(), number, BLOCK_LEVEL).map(|slot| (slot, number)),
+            (Visibility::Shared, Some(number)) => Some((self.extend_over(vm, &structure, wanted, gfn)?, number)),
+            (_, Some(number)) => self.over(vm, Visibility::Shared, gfn).map(|slot| (slot, number)),
             _ => None,
         };
 
@@ -302,7 +302,7 @@ impl<M: Machine> Core<M> {
             return Progress::More;
         }
         let clean = flushed.measured();
-        if let Some(slot) = self.slot(vm.root(), record.gfn.get(), PAGE_LEVEL) {
+        if let Some(slot) = self.page_entry(vm, Visibility::Private, record.gfn) {
             slot.store(Self::guest_leaf(frame, PAGE_LEVEL, Visibility::Private), Ordering::Release);
         }
         block.assign(clean, Record { state, count: 0, ..record });

@@ -83,8 +83,8 @@ impl<'a> BlockSlots<'a> {
 impl<M: Machine> Core<M> {
     /// The 2 MiB entries of the block of guest addresses at `gfn`, as far as there are tables.
     pub(crate) fn block_slots(&self, vm: &Guest, gfn: Gfn) -> Option<BlockSlots<'_>> {
-        let at = |number| self.slot(vm.root(), number, BLOCK_LEVEL).map(|slot| (slot, number));
-        Some(BlockSlots { private: at(gfn.get())?, alias: vm.alias(gfn).and_then(at) })
+        let alias = || Some((self.over(vm, Visibility::Shared, gfn)?, vm.alias(gfn)?));
+        Some(BlockSlots { private: (self.over(vm, Visibility::Private, gfn)?, gfn.get()), alias: alias() })
     }
 
     /// Checks that [`Core::page_slots`] will find or can make all it needs. `alias` is the page's number in the shared
@@ -123,9 +123,9 @@ impl<M: Machine> Core<M> {
         bit: bool,
         structure: Option<&VmLock<'_>>,
     ) -> Option<PageSlots<'_>> {
-        let private = (self.page_slot(vm, gfn.get(), structure)?, gfn.get());
+        let private = (self.page_slot(vm, Visibility::Private, gfn, structure)?, gfn.get());
         let alias = match alias {
-            Some(number) => Some((self.page_slot(vm, number, structure)?, number)),
+            Some(number) => Some((self.page_slot(vm, Visibility::Shared, gfn, structure)?, number)),
             None => None,
         };
         if let (true, Some(structure)) = (bit, structure) {
@@ -135,12 +135,13 @@ impl<M: Machine> Core<M> {
     }
 
     #[inline]
-    fn page_slot(&self, vm: &Guest, number: u64, structure: Option<&VmLock<'_>>) -> Option<&Word> {
-        if let Some(slot) = self.slot(vm.root(), number, PAGE_LEVEL) {
+    fn page_slot(&self, vm: &Guest, half: Visibility, gfn: Gfn, structure: Option<&VmLock<'_>>) -> Option<&Word> {
+        if let Some(slot) = self.page_entry(vm, half, gfn) {
             return Some(slot);
         }
         let structure = structure?;
-        let slot = self.extend(vm, structure, number, BLOCK_LEVEL).ok()?;
+        let start = vm.number(half, gfn.block_start())?;
+        let slot = self.extend_over(vm, structure, half, gfn).ok()?;
         let whole = slot.load(Ordering::Acquire);
         match Self::read(whole, BLOCK_LEVEL) {
             Slot::Leaf(base, _) => {
@@ -148,8 +149,7 @@ impl<M: Machine> Core<M> {
                 self.fill(table, whole);
                 // Break before make; the mark keeps lookups right meanwhile.
                 slot.store(Self::mark(base), Ordering::Release);
-                let cut =
-                    Cut::new(base, Size::Block).at(vm.space(), Gfn::new(number).block_start().addr(), Size::Block);
+                let cut = Cut::new(base, Size::Block).at(vm.space(), start << FRAME_SHIFT, Size::Block);
                 let _same_owner = self.flush(cut, base);
                 slot.store(M::Format::table(table.addr()), Ordering::Release);
             }
@@ -159,10 +159,10 @@ impl<M: Machine> Core<M> {
                 slot.store(M::Format::table(table.addr()), Ordering::Release);
             }
             Slot::Empty | Slot::Table(_) => {
-                self.extend(vm, structure, number, PAGE_LEVEL).ok()?;
+                self.extend(vm, structure, half, gfn).ok()?;
             }
         }
         self.machine.publish();
-        self.slot(vm.root(), number, PAGE_LEVEL)
+        self.page_entry(vm, half, gfn)
     }
 }

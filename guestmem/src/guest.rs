@@ -2,8 +2,11 @@
 
 use crate::lock::{self, FrameList, Rank};
 use crate::sync::{AtomicU64, Ordering};
+use crate::table::Near;
 use crate::tally::Tally;
-use crate::{BLOCK_FRAMES, Core, FRAME_SHIFT, GFN_END, Gfn, Machine, OwnerId, Pfn, Refusal, Space, TableFormat};
+use crate::{
+    BLOCK_FRAMES, Core, FRAME_SHIFT, GFN_END, Gfn, Machine, OwnerId, Pfn, Refusal, Space, TableFormat, Visibility,
+};
 use core::ops::Range;
 
 /// A VM's guest address space.
@@ -74,6 +77,8 @@ pub struct Guest {
     /// Frame number of the index page of the map of shared pages; 0 until it is needed.
     pub(crate) bitmap: AtomicU64,
     pub(crate) tally: Tally,
+    /// Of the private half, or the only one, and of the shared half.
+    pub(crate) near: [Near; 2],
 }
 
 /// The right to change the structure of a VM's tables.
@@ -107,6 +112,7 @@ impl Guest {
             loading: AtomicU64::new(0),
             bitmap: AtomicU64::new(0),
             tally: Tally::new(),
+            near: [Near::new(), Near::new()],
         }
     }
 
@@ -213,6 +219,15 @@ impl Guest {
     #[inline]
     pub(crate) fn alias(&self, gfn: Gfn) -> Option<u64> {
         if self.half == 0 { None } else { Some(gfn.get() | self.half) }
+    }
+
+    /// Frame number of a guest frame in one half; none where there is no shared half.
+    #[inline(always)]
+    pub(crate) fn number(&self, half: Visibility, gfn: Gfn) -> Option<u64> {
+        match half {
+            Visibility::Private => Some(gfn.get()),
+            Visibility::Shared => self.alias(gfn),
+        }
     }
 
     /// Guest frame of the first bit of the map of shared pages.
@@ -329,6 +344,7 @@ impl Guest {
             loading: copy(&self.loading),
             bitmap: copy(&self.bitmap),
             tally: self.tally.fork(),
+            near: [Near::new(), Near::new()],
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use crate::guest::{Guest, VmLock};
 use crate::sync::{Ordering, Word};
-use crate::{Attrs, BLOCK_FRAMES, Core, Entry, Gfn, Machine, Pfn, Refusal, TableFormat, Visibility};
+use crate::{Attrs, BLOCK_FRAMES, Core, Entry, GFN_END, Gfn, Machine, Pfn, Refusal, TableFormat, Visibility};
 
 /// Bits of a mark that hold the frame's address.
 const MARK_ADDRESS: u64 = ((1 << 48) - 1) & !0xfff;
@@ -25,6 +25,36 @@ pub(crate) const GIB_LEVEL: u32 = 1;
 pub(crate) const BLOCK_LEVEL: u32 = 2;
 /// Level of entries that map 4 KiB.
 pub(crate) const PAGE_LEVEL: u32 = 3;
+
+/// Where the table is that holds the 2 MiB entries of the GiB that was looked at last: a table that entries of 2 MiB are in
+/// stays where it is for as long as its root is used, and the next look is nearly always at the same GiB.
+#[derive(Debug)]
+pub(crate) struct Near(Word);
+
+impl Near {
+    /// Set in all that is remembered, above the number of the GiB.
+    const VALID: u64 = 1 << 19;
+    /// Above that is the table's frame number.
+    const TABLE: u32 = 20;
+
+    pub const fn new() -> Self {
+        const { assert!(GFN_END >> level_shift(GIB_LEVEL) <= Self::VALID && GFN_END <= u64::MAX >> Self::TABLE) };
+        Self(Word::new(0))
+    }
+
+    #[inline(always)]
+    fn get(&self, number: u64) -> Option<Pfn> {
+        let seen = self.0.load(Ordering::Acquire);
+        let wanted = number >> level_shift(GIB_LEVEL) | Self::VALID;
+        let same = (seen ^ wanted) & ((1 << Self::TABLE) - 1) == 0;
+        if same { Some(Pfn::new(seen >> Self::TABLE)) } else { None }
+    }
+
+    fn set(&self, number: u64, table: Pfn) {
+        let gib = number >> level_shift(GIB_LEVEL) | Self::VALID;
+        self.0.store(table.get() << Self::TABLE | gib, Ordering::Release);
+    }
+}
 
 /// log2 of the frames that an entry at `level` covers.
 pub(crate) const fn level_shift(level: u32) -> u32 {
@@ -81,10 +111,41 @@ impl<M: Machine> Core<M> {
         None
     }
 
+    /// The 2 MiB entry for frame number `number` below `root`, as far as there are tables. `near` is the root's.
+    #[inline(always)]
+    pub(crate) fn slot_near(&self, near: &Near, root: Pfn, number: u64) -> Option<&Word> {
+        let table = near.get(number).or_else(|| self.draw_near(near, root, number))?;
+        Some(&self.machine.words(table)[(number >> level_shift(BLOCK_LEVEL)) as usize % 512])
+    }
+
+    #[cold]
+    fn draw_near(&self, near: &Near, root: Pfn, number: u64) -> Option<Pfn> {
+        let slot = self.slot(root, number, GIB_LEVEL)?;
+        match Self::read(slot.load(Ordering::Acquire), GIB_LEVEL) {
+            Slot::Table(table) if self.is_ram(table) => {
+                near.set(number, table);
+                Some(table)
+            }
+            _ => None,
+        }
+    }
+
+    /// The 2 MiB entry of a guest frame in one half of the guest's address space, as far as there are tables. They stay for
+    /// as long as the VM lives, so the entry can be asked again when a lock has been taken.
+    #[inline(always)]
+    pub(crate) fn over(&self, vm: &Guest, half: Visibility, gfn: Gfn) -> Option<&Word> {
+        let number = vm.number(half, gfn)?;
+        // What a VM that is taken down had is no longer where it was.
+        if vm.check_live().is_err() {
+            return self.slot(vm.root(), number, BLOCK_LEVEL);
+        }
+        self.slot_near(&vm.near[half as usize], vm.root(), number)
+    }
+
     /// The frame that belongs to a guest frame, mapped there or not. Without a lock this is only a candidate.
     #[inline]
     pub(crate) fn frame_at(&self, vm: &Guest, gfn: Gfn) -> Option<Pfn> {
-        let slot = self.slot(vm.root(), gfn.get(), BLOCK_LEVEL)?;
+        let slot = self.over(vm, Visibility::Private, gfn)?;
         match Self::read(slot.load(Ordering::Acquire), BLOCK_LEVEL) {
             Slot::Leaf(base, _) | Slot::Marked(base) => Some(base.offset(gfn.get() % BLOCK_FRAMES)),
             Slot::Empty => None,
@@ -101,12 +162,27 @@ impl<M: Machine> Core<M> {
         }
     }
 
-    /// The 4 KiB entry of a guest frame below the 2 MiB entry `over` it, if that is a table. Tables above 2 MiB stay as
-    /// long as their VM lives, so `over` can be asked again when a lock has been taken.
+    /// The 4 KiB entry of a guest frame below the 2 MiB entry `over` it, if that is a table.
     #[inline(always)]
     pub(crate) fn page_below(&self, over: &Word, gfn: Gfn) -> Option<&Word> {
         match Self::read(over.load(Ordering::Acquire), BLOCK_LEVEL) {
             Slot::Table(table) => self.entry(table, gfn.get()),
+            _ => None,
+        }
+    }
+
+    /// The 4 KiB entry of a guest frame in one half, as far as there are tables.
+    #[inline(always)]
+    pub(crate) fn page_entry(&self, vm: &Guest, half: Visibility, gfn: Gfn) -> Option<&Word> {
+        self.page_below(self.over(vm, half, gfn)?, gfn)
+    }
+
+    /// [`Core::page_below`] for whoever holds the lock of a block in which the VM has a frame, and lives: what the tables say
+    /// is Postern's own, and need not be checked.
+    #[inline(always)]
+    pub(crate) fn page_in(&self, over: &Word, gfn: Gfn) -> Option<&Word> {
+        match Self::read(over.load(Ordering::Acquire), BLOCK_LEVEL) {
+            Slot::Table(table) => Some(&self.machine.words(table)[gfn.in_block()]),
             _ => None,
         }
     }
@@ -122,21 +198,39 @@ impl<M: Machine> Core<M> {
         0
     }
 
-    /// The entry at `level` for `number` in a guest's table, with new tables where the way there is empty.
+    /// The 2 MiB entry of a guest frame in one half, with new tables where the way there is empty.
     ///
     /// # Errors
-    /// [`Refusal::NoMeta`]; [`Refusal::Occupied`] when a 2 MiB entry is in the way.
+    /// [`Refusal::NoMeta`]; [`Refusal::OutOfRange`] when there is no such half.
+    #[inline(always)]
+    pub(crate) fn extend_over<'a>(
+        &'a self,
+        vm: &Guest,
+        structure: &VmLock<'_>,
+        half: Visibility,
+        gfn: Gfn,
+    ) -> Result<&'a Word, Refusal> {
+        match self.over(vm, half, gfn) {
+            Some(slot) => Ok(slot),
+            None => self.make_tables(vm, structure, vm.number(half, gfn).ok_or(Refusal::OutOfRange)?, BLOCK_LEVEL),
+        }
+    }
+
+    /// [`Core::extend_over`] for the 4 KiB entry.
+    ///
+    /// # Errors
+    /// As there; [`Refusal::Occupied`] when a 2 MiB entry is in the way.
     #[inline(always)]
     pub(crate) fn extend<'a>(
         &'a self,
         vm: &Guest,
         structure: &VmLock<'_>,
-        number: u64,
-        level: u32,
+        half: Visibility,
+        gfn: Gfn,
     ) -> Result<&'a Word, Refusal> {
-        match self.slot(vm.root(), number, level) {
+        match self.page_entry(vm, half, gfn) {
             Some(slot) => Ok(slot),
-            None => self.make_tables(vm, structure, number, level),
+            None => self.make_tables(vm, structure, vm.number(half, gfn).ok_or(Refusal::OutOfRange)?, PAGE_LEVEL),
         }
     }
 

@@ -51,6 +51,7 @@ impl guestmem::Machine for Machine {
         unsafe { cache::wipe(frame.addr()) }
     }
 
+    #[inline(always)]
     fn flush(&self, space: Space, address: u64, _size: Size) {
         tlb::flush(space, address);
     }

@@ -61,6 +61,7 @@ pub fn cpus() -> Range<usize> {
 }
 
 /// Completes the removal of a translation, of at most 2 MiB, from a space: the instruction knows no single addresses.
+#[inline(always)]
 pub fn flush(space: Space, address: u64) {
     let space = index(space);
     MOVES[space][part(address)].fetch_add(1, Ordering::SeqCst);
@@ -74,6 +75,7 @@ pub fn flush_all(space: Space) {
     forget(space);
 }
 
+#[inline(always)]
 fn forget(space: usize) {
     // A locked instruction: the entries written before are visible before it, and it is before the looks below (SDM volume
     // 3, "Memory Ordering"). `vectors` does the reverse: `running`, a fence, then the generation.
@@ -85,6 +87,7 @@ fn forget(space: usize) {
 }
 
 /// Makes those of the CPUs leave `space` that may be using translations from before `generation`.
+#[inline(never)]
 fn drive_out(cpus: Range<usize>, space: usize, generation: u64) {
     let this = percpu::this().index.get();
     let others = || cpus.clone().filter(|cpu| *cpu != this);

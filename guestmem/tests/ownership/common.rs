@@ -146,6 +146,11 @@ impl<F: TableFormat> World<F> {
         self.core.machine.load(Space::Host, self.core.host_root(), frame.addr() + 8)
     }
 
+    /// What a table of this machine says that maps 2 MiB.
+    pub fn block_entry(&self, first: Pfn) -> u64 {
+        F::leaf(first.addr(), 2, Attrs::Ram)
+    }
+
     pub fn host_writes(&self, frame: Pfn, value: u64) -> bool {
         self.core.machine.store(Space::Host, self.core.host_root(), frame.addr() + 8, value)
     }

@@ -375,6 +375,26 @@ on_both! {
         w.check(&[]);
     }
 
+    fn d3_nothing_is_looked_up_in_what_were_a_vms_tables(w) {
+        let vm = w.aliased(1);
+        // In the block whose entry the host will write.
+        let gfns = [0, 1].map(|index| w.gfn(BLOCK_FRAMES + index));
+        for (frame, gfn) in [w.page(0), w.page(1)].into_iter().zip(gfns) {
+            w.donate(&vm, frame, gfn).unwrap();
+            w.core.share(&vm, gfn).unwrap();
+        }
+        w.end(&vm);
+        let entry = w.block_entry(w.block(2));
+        for frame in (0..32).map(|index| vm.root().offset(index)) {
+            assert!(w.host_writes(frame, entry), "it is the host's again");
+        }
+        assert!(!w.core.is_populated(&vm, gfns[0]));
+        assert_eq!(w.core.fault(&vm, gfns[0], Visibility::Private), Fault::Absent(Visibility::Private));
+        assert_eq!(w.core.share(&vm, gfns[0]), Err(Refusal::Dying));
+        assert_eq!(w.donate(&vm, w.page(0), gfns[0]), Err(Refusal::Dying));
+        w.check(&[]);
+    }
+
     fn a_vm_without_a_root_does_nothing(w) {
         let layout = Layout { ram: w.gfn(0)..w.gfn(512), alias: None, accepts: false };
         let vm = Guest::new(OwnerId::new(1).unwrap(), w.page(0), layout.clone());
