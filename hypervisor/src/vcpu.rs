@@ -219,7 +219,7 @@ impl Postern {
 
     /// A stage-2 fault: memory that is not there, memory that is not memory, or memory through the wrong half.
     fn abort(&self, vm: &Vm, registers: &mut Vcpu, abort: Abort) -> Option<Reason> {
-        let alias = vm.dialect.alias();
+        let alias = vm.alias;
         let shared = alias != 0 && abort.address & alias != 0;
         let address = abort.address & !alias;
         let through = if shared { Visibility::Shared } else { Visibility::Private };

@@ -82,6 +82,8 @@ pub struct Vm {
     pub config: VmConfig,
     /// Guest ABI.
     pub dialect: Dialect,
+    /// [`Dialect::alias`].
+    pub alias: u64,
     /// Memory, in the ownership core.
     pub memory: Guest,
     /// Interrupt controller and counter.

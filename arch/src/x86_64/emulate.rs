@@ -1,13 +1,13 @@
 //! What a guest's exits mean: what is done for it, what it is refused, and what is left to the hypervisor.
 
-use super::exits::{self, CR0_SHADOWED, CR4_OSXSAVE, CR4_SMEP, ControlAccess, Io};
-use super::fetch::Fetch;
+use super::exits::{self, CR0_SHADOWED, CR4_OSXSAVE, ControlAccess, Io};
+use super::fetch::{Fetch, Mode};
 use super::inject::{Event, Kind, blocking, vector};
 use super::msr::{self, Written, number};
 use super::vapic::{self, GeneralProtection};
-use super::vcpu::{LONG_ACTIVE, LONG_CODE, Vcpu, Vm, is_long, skip};
+use super::vcpu::{Vcpu, Vm, is_long, skip};
 use super::vmx::{self, field, reason};
-use super::walk::{Miss, Paging};
+use super::walk::Miss;
 use super::{cpuid, host, timer, world};
 use crate::{Abort, Conduit, Exit, QuickCalls, VeInfo};
 
@@ -18,8 +18,6 @@ const VE_IO: u32 = reason::IO;
 const NMI_UNBLOCKED: u32 = 1 << 12;
 /// Interruption information of an undefined-instruction exception: the commonest, because TDCALL is one.
 const UNDEFINED: u32 = 1 << 31 | 3 << 8 | vector::INVALID_OPCODE as u32;
-/// EFER.NXE.
-const EFER_NX: u64 = 1 << 11;
 /// DR6: what a debug exception reports. DR7.GD.
 const DR6_CAUSES: u64 = 0xf | 0b11 << 13;
 const DR7_DETECT: u64 = 1 << 13;
@@ -36,38 +34,16 @@ enum Instruction {
     Unknown,
 }
 
-impl Instruction {
-    fn from_bytes(bytes: [u8; 4]) -> Self {
-        if bytes == exits::TDCALL { Self::Tdcall } else { Self::Other }
-    }
-}
-
-/// What the loaded guest runs as.
-struct Mode {
-    efer: u64,
-    code: u64,
-    stack: u64,
-}
-
-impl Mode {
-    fn read() -> Self {
-        let [efer, code, stack] =
-            [field::GUEST_EFER, field::GUEST_CS_RIGHTS, field::GUEST_SS_RIGHTS].map(vmx::read);
-        Self { efer, code, stack }
-    }
-
-    /// In 64-bit mode.
-    fn long(&self) -> bool {
-        self.efer & LONG_ACTIVE != 0 && self.code & LONG_CODE != 0
-    }
-
-    /// At privilege level 0: the level is that of SS (SDM volume 3, "Guest Register State").
-    fn kernel(&self) -> bool {
-        self.stack >> 5 & 0b11 == 0
-    }
-}
-
 impl Vcpu {
+    /// Whether the exit is for a TDCALL that is found where the last one was: the commonest of all, told by a few looks. If so,
+    /// it is one that the guest may make, and the exit was not in the middle of anything else.
+    #[inline(always)]
+    pub(super) fn is_at_tdcall(&self) -> bool {
+        vmx::read(field::EXIT_REASON) as u32 == reason::EXCEPTION_OR_NMI
+            && vmx::read(field::EXIT_INTERRUPTION) as u32 ^ UNDEFINED | vmx::read(field::IDT_VECTORING) as u32 == 0
+            && self.fetch.as_ref().is_some_and(Fetch::finds_tdcall)
+    }
+
     /// One exit.
     pub(super) fn handle<C: QuickCalls>(&mut self, vm: &Vm, calls: &C, reason: u32) -> Exit {
         let done = match reason {
@@ -175,8 +151,7 @@ impl Vcpu {
 
     fn invalid_opcode<C: QuickCalls>(&mut self, vm: &Vm, calls: &C) -> Exit {
         let mode = Mode::read();
-        let found = if mode.long() { self.instruction(vm, &mode, calls) } else { Instruction::Other };
-
+        let found = if mode.is_long() { self.instruction(vm, &mode, calls) } else { Instruction::Other };
         match found {
             Instruction::Tdcall => {
                 self.unread = 0;
@@ -196,7 +171,7 @@ impl Vcpu {
 
     /// TDCALL, by whichever way it exits: for the kernel in 64-bit mode only.
     fn tdcall(&mut self, mode: &Mode) -> Exit {
-        if mode.long() && mode.kernel() {
+        if mode.is_long() && mode.is_kernel() {
             return Exit::Call(Conduit::Tdcall);
         }
         self.exception(vector::GENERAL_PROTECTION);
@@ -205,24 +180,13 @@ impl Vcpu {
 
     /// The guest fetches through its own tables; so does Postern.
     fn instruction<C: QuickCalls>(&mut self, vm: &Vm, mode: &Mode, calls: &C) -> Instruction {
-        let paging = Paging {
-            cr3: vmx::read(field::GUEST_CR3),
-            smep: vmx::read(field::GUEST_CR4) & CR4_SMEP != 0,
-            nx: mode.efer & EFER_NX != 0,
-            user: !mode.kernel(),
-            physical_bits: vm.physical_bits,
-        };
-        let rip = vmx::read(field::GUEST_RIP);
-        if let Some(found) = self.fetch.as_ref().and_then(|fetch| fetch.instruction(&paging, rip)) {
-            return Instruction::from_bytes(found);
-        }
-        match paging.instruction(rip, |address| calls.read_private(address)) {
-            Ok(bytes) => {
-                let walk = || Fetch::walk(paging, rip, vm.config.owner, |address| calls.private_frame(address)).ok();
-                self.fetch = if bytes == exits::TDCALL { walk() } else { None };
-                Instruction::from_bytes(bytes)
+        let (bits, rip) = (vm.physical_bits, vmx::read(field::GUEST_RIP));
+        match mode.paging(bits).instruction(rip, |address| calls.read_private(address)) {
+            Ok(exits::TDCALL) => {
+                self.fetch = Fetch::walk(*mode, bits, rip, vm.config.owner, |address| calls.private_frame(address));
+                Instruction::Tdcall
             }
-            Err(Miss::Denied) => Instruction::Other,
+            Ok(_) | Err(Miss::Denied) => Instruction::Other,
             Err(Miss::Absent) => Instruction::Unknown,
         }
     }

@@ -122,11 +122,11 @@ pub fn ept_violation(qualification: u64) -> EptViolation {
     EptViolation { write: bit(1), fetch: bit(2), linear: bit(7), walk: bit(7) && !bit(8), mapped, iret: bit(12) }
 }
 
-/// The VM-entry value of the preemption timer that ends at `deadline`: it counts once when bit `rate` of the TSC changes.
-/// Never zero, or the guest would not execute a single instruction.
-pub fn preemption_timer(deadline: u64, now: u64, rate: u32) -> u32 {
-    let left = deadline.saturating_sub(now) >> (rate & 0x1f);
-    left.min(u64::from(u32::MAX) - 1) as u32 + 1
+/// The VM-entry value of the preemption timer, of 32 bits, that ends after so many ticks of the TSC, fewer than 2^32: it
+/// counts once when bit `rate` of the TSC changes. Never zero, or the guest would not execute a single instruction.
+#[inline(always)]
+pub fn preemption_timer(ticks: u64, rate: u32) -> u64 {
+    (ticks >> (rate & 0x1f)).wrapping_add(1)
 }
 
 #[cfg(test)]
@@ -202,12 +202,11 @@ mod tests {
 
     #[test]
     fn the_timer_ends_after_the_deadline_and_never_at_once() {
-        assert_eq!(preemption_timer(5, 5, 5), 1);
-        assert_eq!(preemption_timer(0, u64::MAX, 0), 1);
-        assert_eq!(preemption_timer(1000, 0, 5), 32);
-        assert_eq!(preemption_timer(u64::MAX, 0, 0), u32::MAX);
-        for left in 0..200_u64 {
-            assert!(u64::from(preemption_timer(left, 0, 5)) << 5 >= left);
+        assert_eq!(preemption_timer(0, 5), 1);
+        assert_eq!(preemption_timer(1000, 5), 32);
+        assert_eq!(preemption_timer(u64::from(u32::MAX) - 1, 0), u64::from(u32::MAX));
+        for left in 0..200 {
+            assert!(preemption_timer(left, 5) << 5 >= left);
         }
     }
 }

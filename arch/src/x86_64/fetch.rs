@@ -1,21 +1,63 @@
 //! Where the last TDCALL was, so that the next one from there needs no walk of the guest's tables.
 //!
 //! What is remembered is where the words of that walk are, not what they lead to: each time they are read again, from the
-//! guest's memory, and have to say what they said. So a guest that changes its tables or its code is always understood
-//! as the CPU understands it. What can go stale is only where a guest's page is; [`Places`] tells when any has moved,
-//! and is looked at after all that is read: what was read while a page went to somebody else is not used.
+//! guest's memory, and have to say what they said, as have the registers that the walk began with. So a guest that changes its
+//! tables or its code is always understood as the CPU understands it. What can go stale is only where a guest's page is;
+//! [`Places`] tells when any has moved, and is looked at after all that is read: what was read while a page went to somebody
+//! else is not used.
 
+use super::exits::{self, CR4_SMEP};
 use super::tlb::Places;
-use super::walk::{Miss, PAGE_BITS, Paging};
+use super::vcpu::{LONG_ACTIVE, LONG_CODE};
+use super::vmx::{self, field};
+use super::walk::{PAGE_BITS, Paging};
+use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 use guestmem::{OwnerId, Pfn};
 
 /// Levels of a guest's tables.
 const LEVELS: usize = 4;
-/// Accessed and dirty, which the CPU sets by itself.
-const USED: u64 = 1 << 5 | 1 << 6;
-/// The last place in a page from which four bytes are within two words of it.
-const LAST: u64 = PAGE_BITS - 11;
+/// The last place in a page where a whole TDCALL has room.
+const LAST: u64 = abi::FRAME_SIZE - exits::TDCALL.len() as u64;
+
+/// What decides how the loaded guest fetches, as the VMCS has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mode {
+    cr3: u64,
+    cr4: u64,
+    efer: u64,
+    code_rights: u64,
+    stack_rights: u64,
+}
+
+impl Mode {
+    /// The loaded guest's.
+    #[inline(always)]
+    pub fn read() -> Self {
+        Self {
+            cr3: vmx::read(field::GUEST_CR3),
+            cr4: vmx::read(field::GUEST_CR4),
+            efer: vmx::read(field::GUEST_EFER),
+            code_rights: vmx::read(field::GUEST_CS_RIGHTS),
+            stack_rights: vmx::read(field::GUEST_SS_RIGHTS),
+        }
+    }
+
+    /// In 64-bit mode.
+    pub fn is_long(&self) -> bool {
+        self.efer & LONG_ACTIVE != 0 && self.code_rights & LONG_CODE != 0
+    }
+
+    /// At privilege level 0: the level is that of SS (SDM volume 3, "Guest Register State").
+    pub fn is_kernel(&self) -> bool {
+        self.stack_rights >> 5 & 0b11 == 0
+    }
+
+    /// Where its code is, in 64-bit mode.
+    pub fn paging(&self, physical_bits: u32) -> Paging {
+        Paging { cr3: self.cr3, smep: self.cr4 & CR4_SMEP != 0, user: !self.is_kernel(), physical_bits }
+    }
+}
 
 /// An entry of a guest's tables: where it is, and what it says.
 #[derive(Clone, Copy, Debug)]
@@ -24,14 +66,15 @@ struct Step {
     value: u64,
 }
 
-/// The walk to one page of code.
+/// The walk to one page of code, in a mode in which TDCALL is a call.
 #[derive(Clone, Debug)]
 pub struct Fetch {
-    paging: Paging,
+    mode: Mode,
     page: u64,
     /// With large pages the last one is there more than once.
     steps: [Step; LEVELS],
-    code: Pfn,
+    /// Address of the frame.
+    code: u64,
     places: Places,
 }
 
@@ -43,17 +86,28 @@ fn read(word: u64) -> u64 {
     unsafe { &*(word as *const AtomicU64) }.load(Ordering::Acquire)
 }
 
+/// Reads the instruction at any address in a frame of RAM, all of which is in the frame.
+#[inline(always)]
+fn read_code(address: u64) -> u32 {
+    let code: u32;
+    // SAFETY: as above, but for the alignment, which the CPU does not ask for.
+    unsafe { asm!("mov {:e}, [{}]", out(reg) code, in(reg) address, options(nostack, preserves_flags, readonly)) };
+    code
+}
+
 impl Fetch {
-    /// Walks to the page of `linear`. `frame` gives the frame of a page of the guest `owner`'s private memory.
-    ///
-    /// # Errors
-    /// [`Miss`].
+    /// Walks to the page of `linear`. `frame` gives the frame of a page of the guest `owner`'s private memory. None where there
+    /// is nothing to be found, or where no TDCALL is a call.
     pub fn walk(
-        paging: Paging,
+        mode: Mode,
+        physical_bits: u32,
         linear: u64,
         owner: OwnerId,
         mut frame: impl FnMut(u64) -> Option<Pfn>,
-    ) -> Result<Self, Miss> {
+    ) -> Option<Self> {
+        if !(mode.is_long() && mode.is_kernel()) {
+            return None;
+        }
         let mut steps = [None; LEVELS];
         let mut free = steps.iter_mut();
         let mut places = Places::new(owner);
@@ -62,7 +116,7 @@ impl Fetch {
             places.add(address)?;
             Some((frame(address)?, places))
         };
-        let address = paging.fetch(linear, &mut |address| {
+        let fetched = mode.paging(physical_bits).fetch(linear, &mut |address| {
             let (frame, places) = find(address)?;
             let word = frame.addr() | address & PAGE_BITS;
             let value = read(word);
@@ -71,24 +125,21 @@ impl Fetch {
             }
             *free.next()? = Some(Step { word, value });
             Some(value)
-        })?;
-        let (code, places) = find(address).ok_or(Miss::Absent)?;
-        let last = steps.into_iter().flatten().last().ok_or(Miss::Absent)?;
+        });
+        let (code, places) = find(fetched.ok()?)?;
+        let last = steps.into_iter().flatten().last()?;
         let steps = steps.map(|step| step.unwrap_or(last));
-        Ok(Self { paging, page: linear & !PAGE_BITS, steps, code, places })
+        Some(Self { mode, page: linear & !PAGE_BITS, steps, code: code.addr(), places })
     }
 
-    /// The four bytes at `linear`, if they are all in the page and the walk there is still the same.
-    #[inline]
-    pub fn instruction(&self, paging: &Paging, linear: u64) -> Option<[u8; 4]> {
-        let offset = linear & PAGE_BITS;
-        if linear & !PAGE_BITS != self.page || offset > LAST || *paging != self.paging {
-            return None;
-        }
-        let differs = self.steps.iter().fold(0, |differs, step| differs | read(step.word) ^ step.value);
-        let word = self.code.addr() | offset & !7;
-        let bytes = u128::from(read(word + 8)) << 64 | u128::from(read(word));
-        let instruction = ((bytes >> (offset % 8 * 8)) as u32).to_le_bytes();
-        (differs & !USED == 0 && self.places.are_current()).then_some(instruction)
+    /// Whether the loaded guest is at a TDCALL in the page, in the same mode, and the walk there is still the same.
+    #[inline(always)]
+    pub fn finds_tdcall(&self) -> bool {
+        let offset = vmx::read(field::GUEST_RIP).wrapping_sub(self.page);
+        offset <= LAST
+            && Mode::read() == self.mode
+            && self.steps.iter().all(|step| read(step.word) == step.value)
+            && read_code(self.code | offset) == u32::from_le_bytes(exits::TDCALL)
+            && self.places.are_current()
     }
 }

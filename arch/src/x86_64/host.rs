@@ -7,7 +7,7 @@ use super::inject::{Collision, Deliver, Event, Waiting, blocking, choose, collid
 use super::percpu::{self, PerCpu};
 use super::vectors::{self, Entered, Gprs, number};
 use super::vmx::{self, field, primary, reason};
-use super::{host_apic, host_vmcs, icr, power, section, tlb, xapic};
+use super::{host_apic, host_vmcs, icr, power, section, timer, tlb, xapic};
 use crate::{HostFault, PortAccess, kernel};
 use core::arch::asm;
 use core::arch::x86_64::__cpuid_count;
@@ -109,7 +109,7 @@ fn serve(cpu: &PerCpu, mut gprs: Gprs) {
     section::begin();
     while cpu.sipi.load(Ordering::SeqCst) & icr::INIT == 0 {
         deliver_nmi(cpu);
-        section::end(cause);
+        section::end(timer::now(), cause);
         // SAFETY: whatever is not in the VMCS is the host's own on this CPU, or was put back before `restore`.
         let entered = unsafe { vectors::enter(&mut gprs, launched, tlb::index(Space::Host)) };
         section::begin();

@@ -15,7 +15,6 @@ use core::sync::atomic::Ordering;
 
 const X2APIC_COMMAND: u32 = 0x830;
 const CR4_LA57: u64 = 1 << 12;
-const EFER_NX: u64 = 1 << 11;
 
 /// The mode of this CPU's APIC as the host has it.
 fn mode(cpu: &PerCpu) -> Mode {
@@ -150,7 +149,6 @@ fn instruction() -> Option<(Move, usize)> {
     let paging = Paging {
         cr3: vmx::read(field::GUEST_CR3),
         smep: cr4 & exits::CR4_SMEP != 0,
-        nx: vmx::read(field::GUEST_EFER) & EFER_NX != 0,
         user: false,
         physical_bits: features::ipa_bits() as u32,
     };

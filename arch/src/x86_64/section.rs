@@ -13,10 +13,10 @@ pub fn begin() {
     percpu::this().entered_at.set(timer::now());
 }
 
-/// Postern is about to leave; `cause` is the exit reason it came in with.
+/// Postern is about to leave, and `now` is [`timer::now`]; `cause` is the exit reason it came in with.
 #[inline(always)]
-pub fn end(cause: u64) {
-    took(timer::now().wrapping_sub(percpu::this().entered_at.get()), cause);
+pub fn end(now: u64, cause: u64) {
+    took(now.wrapping_sub(percpu::this().entered_at.get()), cause);
 }
 
 /// A section took so many ticks.

@@ -12,10 +12,10 @@ static FREQUENCY: AtomicU64 = AtomicU64::new(0);
 /// Time stamp counter, in ticks of [`frequency`].
 #[inline(always)]
 pub fn now() -> u64 {
-    let (low, high): (u32, u32);
-    // SAFETY: RDTSC reads a counter; CR4.TSD does not matter at CPL 0.
-    unsafe { asm!("rdtsc", out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags)) };
-    u64::from(high) << 32 | u64::from(low)
+    let (low, high): (u64, u64);
+    // SAFETY: RDTSC reads a counter, and clears the upper halves; CR4.TSD does not matter at CPL 0.
+    unsafe { asm!("rdtsc", out("rax") low, out("rdx") high, options(nomem, nostack, preserves_flags)) };
+    high << 32 | low
 }
 
 /// Ticks a second.

@@ -22,8 +22,8 @@ pub static EPTP: [AtomicU64; SPACES] = [const { AtomicU64::new(0) }; SPACES];
 /// How often something was taken out of each space. A CPU that has seen less must not enter it. The first is 1, because a
 /// CPU starts with 0 seen.
 pub static GENERATION: [AtomicU64; SPACES] = [const { AtomicU64::new(1) }; SPACES];
-/// How often something was taken out of a part of a guest's space, or of all of it.
-static MOVES: [[AtomicU64; PLACES + 1]; SPACES] = [const { [const { AtomicU64::new(0) }; PLACES + 1] }; SPACES];
+/// How often something was taken out of each part of a guest's space.
+static MOVES: [[AtomicU64; PLACES]; SPACES] = [const { [const { AtomicU64::new(0) }; PLACES] }; SPACES];
 /// Parts: blocks of 2 MiB, by their number modulo this.
 const PLACES: usize = 64;
 /// CPUs that may be in non-root operation have smaller indices.
@@ -41,7 +41,7 @@ pub fn index(space: Space) -> usize {
 /// it has forgotten that.
 pub fn set_root(space: Space, root: Pfn) {
     EPTP[index(space)].store(stage2::eptp(root.addr()), Ordering::Release);
-    MOVES[index(space)][PLACES].fetch_add(1, Ordering::SeqCst);
+    moved_all(index(space));
     GENERATION[index(space)].fetch_add(1, Ordering::SeqCst);
 }
 
@@ -71,8 +71,15 @@ pub fn flush(space: Space, address: u64) {
 /// Completes the removal of all translations from a space.
 pub fn flush_all(space: Space) {
     let space = index(space);
-    MOVES[space][PLACES].fetch_add(1, Ordering::SeqCst);
+    moved_all(space);
     forget(space);
+}
+
+/// Something may have been taken out of any part.
+fn moved_all(space: usize) {
+    for count in &MOVES[space] {
+        count.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 #[inline(always)]
@@ -120,8 +127,8 @@ fn part(address: u64) -> usize {
 /// read was the guest's.
 #[derive(Clone, Copy, Debug)]
 pub struct Places {
-    all: &'static [AtomicU64; PLACES + 1],
-    counts: [&'static AtomicU64; Self::MOST + 1],
+    all: &'static [AtomicU64; PLACES],
+    counts: [&'static AtomicU64; Self::MOST],
     /// Of the counts when they were added. They only go up, so as long as the sum is the same, each is.
     sum: u64,
     free: usize,
@@ -136,10 +143,7 @@ impl Places {
 
     /// None so far, of this guest.
     pub fn new(owner: OwnerId) -> Self {
-        let all = &MOVES[index(Space::Guest(owner))];
-        let mut counts = [&NEVER; Self::MOST + 1];
-        counts[0] = &all[PLACES];
-        Self { all, counts, sum: all[PLACES].load(Ordering::SeqCst), free: 1 }
+        Self { all: &MOVES[index(Space::Guest(owner))], counts: [&NEVER; Self::MOST], sum: 0, free: 0 }
     }
 
     /// The page around an address, as it is now: before the look-up. None when there is no room.

@@ -51,7 +51,12 @@ impl Vm {
 
     /// Guests' time stamp counter.
     pub(super) fn now(&self) -> u64 {
-        timer::now().wrapping_add(self.tsc_offset)
+        self.at(timer::now())
+    }
+
+    /// Guests' time stamp counter at a time of [`timer::now`].
+    fn at(&self, now: u64) -> u64 {
+        now.wrapping_add(self.tsc_offset)
     }
 }
 
@@ -183,8 +188,10 @@ impl Vcpu {
     }
 
     /// Goes past the TDCALL of the last exit.
+    #[inline(always)]
     pub fn finish_call(&mut self, _: Conduit) {
-        skip(TDCALL_LENGTH);
+        // In 64-bit mode, or it would not be one.
+        skip_to(vmx::read(field::GUEST_RIP).wrapping_add(TDCALL_LENGTH));
     }
 
     /// Executes the call of the last exit again at the next entry, which it does by itself.
@@ -301,29 +308,31 @@ impl Vcpu {
     /// sends an interrupt or an NMI afterwards, and both end the next entry.
     pub fn enter<C: QuickCalls>(&mut self, vm: &Vm, calls: &C) -> Exit {
         let (space, rate) = (tlb::index(Space::Guest(vm.config.owner)), world::cpu().timer_rate);
-        let (mut quiet, mut end, mut first) = (false, 0, true);
+        // In the guest's time: there is nothing to deliver before. 0 where that is not known.
+        let mut quiet_until = 0_u64;
+        let mut first = true;
         loop {
-            let now = vm.now();
-            // Where there was nothing to deliver, a CPUID or a TDCALL has not changed that: what others send meanwhile comes
-            // with an NMI, and the guest's own timer with an exit of its own.
-            let unchanged = matches!(self.reason, vmx::reason::CPUID | vmx::reason::EXCEPTION_OR_NMI);
-            if !(quiet && unchanged && self.queued.is_none() && now < end) {
+            let mut now = timer::now();
+            let mut end = quiet_until;
+            if vm.at(now) >= end {
                 // Of exceptions without end, the last of which is queued.
                 if self.dead {
                     return Exit::Shutdown;
                 }
-                quiet = self.deliver(vm, now);
-                end = self.apic.deadline().map_or(self.slice, |deadline| deadline.min(self.slice));
+                let quiet = self.deliver(vm, vm.at(now));
                 // The preemption timer may count too slowly to see a guest that leaves all the time.
-                if now >= self.slice && !first {
+                if vm.at(now) >= self.slice && !first {
                     return Exit::Interrupt;
                 }
                 first = false;
+                end = self.apic.deadline().map_or(self.slice, |deadline| deadline.min(self.slice));
+                quiet_until = if quiet { end } else { 0 };
+                now = timer::now();
             }
-            let ticks = exits::preemption_timer(end, now, rate);
-            vmx::write(field::PREEMPTION_TIMER, ticks.into());
+            let left = end.saturating_sub(vm.at(now));
+            vmx::write(field::PREEMPTION_TIMER, exits::preemption_timer(left, rate));
             // The reason only: the rest of a guest's exit is not for the host that reads the counters.
-            section::end(self.reason.into());
+            section::end(now, self.reason.into());
             // SAFETY: `load` has made this CPU the guest's.
             let entered = unsafe { vectors::enter(&mut self.gprs, self.launched, space) };
             section::begin();
@@ -340,8 +349,14 @@ impl Vcpu {
                     return Exit::Shutdown;
                 }
             }
-            let exit = self.exited(vm, calls);
-            match exit {
+            if self.is_at_tdcall() {
+                (self.reason, self.queued, self.unread) = (vmx::reason::EXCEPTION_OR_NMI, None, 0);
+                if calls.tdcall(self) {
+                    continue;
+                }
+                return Exit::Call(Conduit::Tdcall);
+            }
+            match self.exited(vm, calls) {
                 Exit::Call(Conduit::Tdcall) if calls.tdcall(self) => {}
                 // An NMI means that there is something to look at.
                 Exit::Handled if self.reason != vmx::reason::EXCEPTION_OR_NMI => {}
@@ -351,9 +366,16 @@ impl Vcpu {
             if self.kicks != 0 {
                 return Exit::Handled;
             }
+            // A CPUID or a TDCALL has not changed that there is nothing to deliver: what others send meanwhile comes with an
+            // NMI, and the guest's own timer with an exit of its own.
+            let unchanged = matches!(self.reason, vmx::reason::CPUID | vmx::reason::EXCEPTION_OR_NMI);
+            if !unchanged || self.queued.is_some() {
+                quiet_until = 0;
+            }
         }
     }
 
+    #[inline(never)]
     fn exited<C: QuickCalls>(&mut self, vm: &Vm, calls: &C) -> Exit {
         let reason = vmx::read(field::EXIT_REASON) as u32;
         self.reason = reason & 0xffff;
@@ -390,7 +412,13 @@ pub(super) fn skip(length: u64) {
     let to = from.wrapping_add(length);
     // Outside of 64-bit mode RIP has 32 bits; a higher one is 64-bit mode's.
     let wraps = (from ^ to) > EIP && !is_long();
-    vmx::write(field::GUEST_RIP, if wraps { to & EIP } else { to });
+    skip_to(if wraps { to & EIP } else { to });
+}
+
+/// Goes on at `next`, behind an instruction that was carried out for the loaded guest.
+#[inline(always)]
+fn skip_to(next: u64) {
+    vmx::write(field::GUEST_RIP, next);
     let blocked = vmx::read(field::GUEST_INTERRUPTIBILITY);
     if blocked & (blocking::STI | blocking::MOV_SS) != 0 {
         vmx::write(field::GUEST_INTERRUPTIBILITY, blocked & !(blocking::STI | blocking::MOV_SS));

@@ -181,12 +181,24 @@ pub fn load(vmcs: u64) {
     assert!(failed == 0, "VMPTRLD of {vmcs:#x}");
 }
 
-/// A field of the current VMCS.
+/// A field of the current VMCS, which every CPU that Postern runs on has.
 #[inline(always)]
 pub fn read(field: u32) -> u64 {
     let value;
-    // SAFETY: reads no memory of ours. A field that does not exist leaves the destination alone, which is why it is set.
-    unsafe { asm!("vmread {}, {}", inout(reg) 0u64 => value, in(reg) u64::from(field), options(nostack)) };
+    if !cfg!(debug_assertions) {
+        // SAFETY: as below.
+        unsafe { asm!("vmread {}, {}", out(reg) value, in(reg) u64::from(field), options(nomem, nostack)) };
+        return value;
+    }
+    let failed: u8;
+    // SAFETY: reads no memory of ours.
+    unsafe {
+        asm!(
+            "vmread {}, {}", "setbe {}",
+            inout(reg) 0u64 => value, in(reg) u64::from(field), out(reg_byte) failed, options(nomem, nostack),
+        );
+    }
+    assert!(failed == 0, "VMREAD of field {field:#x}");
     value
 }
 
@@ -195,7 +207,7 @@ pub fn read(field: u32) -> u64 {
 pub fn write(field: u32, value: u64) {
     if !cfg!(debug_assertions) {
         // SAFETY: as below.
-        unsafe { asm!("vmwrite {}, {}", in(reg) u64::from(field), in(reg) value, options(nostack)) };
+        unsafe { asm!("vmwrite {}, {}", in(reg) u64::from(field), in(reg) value, options(nomem, nostack)) };
         return;
     }
     let failed: u8;

@@ -12,8 +12,6 @@ pub struct Paging {
     pub cr3: u64,
     /// CR4.SMEP.
     pub smep: bool,
-    /// EFER.NXE.
-    pub nx: bool,
     /// At privilege level 3.
     pub user: bool,
     /// Bits of a physical address, at most 52.
@@ -144,7 +142,7 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    const P: Paging = Paging { cr3: 0x1000, smep: true, nx: true, user: false, physical_bits: 40 };
+    const P: Paging = Paging { cr3: 0x1000, smep: true, user: false, physical_bits: 40 };
     const RIP: u64 = 0xffff_8000_0040_3ffd;
 
     /// Tables that map `RIP`'s page to 0x9000 and the next one to 0x5000.

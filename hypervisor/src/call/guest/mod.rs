@@ -4,7 +4,7 @@ mod host_call;
 mod power;
 pub mod quick;
 
-use super::{pkvm, realm, tdx};
+use super::{pkvm, realm};
 use crate::Postern;
 use crate::vcpu::{Reason, VcpuPage};
 use crate::vm::{Dialect, Vm};
@@ -61,31 +61,26 @@ pub struct Call<'a> {
     pub arguments: [u64; 17],
 }
 
-/// Answers HVC #0, SMC #0 or TDCALL.
+/// Answers HVC #0 or SMC #0.
 pub fn dispatch(postern: &Postern, vm: &Vm, page: &VcpuPage, registers: &mut Vcpu, conduit: Conduit) -> Outcome {
     postern.counters.count(counter::GUEST_CALLS);
-    let known = match vm.dialect {
-        Dialect::Pkvm => conduit != Conduit::Tdcall,
-        // What a realm gets for HVC from its monitor, and what Linux never does.
-        Dialect::Realm => conduit == Conduit::Smc,
-        Dialect::Tdx => conduit == Conduit::Tdcall,
-    };
-    if !known {
-        registers.inject_undefined();
-        return Outcome::Resume;
-    }
     let x0 = registers.x(0);
     // The identifier is w0 (DEN0028 section 2.5); anything above it makes it nobody's.
     let function = if x0 >> 32 == 0 { x0 & !smccc::SVE_HINT } else { u64::MAX };
-    let answer = match vm.dialect {
+    let answer = match (vm.dialect, conduit) {
         // The calls that have to be fast need no more than three arguments.
-        Dialect::Pkvm => pkvm::dispatch(postern, vm, page, function, [registers.x(1), registers.x(2), registers.x(3)]),
-        Dialect::Realm => {
+        (Dialect::Pkvm, Conduit::Hvc | Conduit::Smc) => {
+            pkvm::dispatch(postern, vm, page, function, [registers.x(1), registers.x(2), registers.x(3)])
+        }
+        (Dialect::Realm, Conduit::Smc) => {
             let arguments = core::array::from_fn(|n| registers.x(n + 1));
             realm::dispatch(&Call { postern, vm, page, function, arguments }, registers)
         }
-        // It has statuses in registers of its own.
-        Dialect::Tdx => return tdx::dispatch(postern, vm, page, registers),
+        // What a realm gets for HVC from its monitor, and what Linux never does; the calls of a TD are all quick ones.
+        _ => {
+            registers.inject_undefined();
+            return Outcome::Resume;
+        }
     };
     finish(registers, conduit, answer)
 }

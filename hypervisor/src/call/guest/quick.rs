@@ -3,7 +3,6 @@
 //! Of SMCCC calls only success is answered here. Whatever else comes out has changed nothing, so the long way finds it again.
 //! TDCALLs, whose handlers write their results themselves, are all answered here; a reason to leave is kept for the run loop.
 
-use super::Outcome;
 use crate::Postern;
 use crate::call::{pkvm, realm, tdx};
 use crate::vcpu::{Reason, VcpuPage};
@@ -18,9 +17,12 @@ use guestmem::Pfn;
 /// The calls of one vCPU while it runs.
 #[derive(Debug)]
 pub struct Calls<'a> {
-    postern: &'a Postern,
-    vm: &'a Vm,
-    page: &'a VcpuPage,
+    /// The hypervisor.
+    pub postern: &'a Postern,
+    /// The caller's VM.
+    pub vm: &'a Vm,
+    /// The caller.
+    pub page: &'a VcpuPage,
     answered: Cell<u64>,
     reason: Cell<Option<Reason>>,
 }
@@ -29,6 +31,11 @@ impl<'a> Calls<'a> {
     /// Calls of a vCPU of `vm`.
     pub fn new(postern: &'a Postern, vm: &'a Vm, page: &'a VcpuPage) -> Self {
         Self { postern, vm, page, answered: Cell::new(0), reason: Cell::new(None) }
+    }
+
+    /// The host has something to do when the call is answered.
+    pub fn leave(&self, reason: Reason) {
+        self.reason.set(Some(reason));
     }
 
     /// Why the call that the guest has left for needs the host; nothing when it has not been answered.
@@ -49,18 +56,14 @@ impl QuickCalls for Calls<'_> {
         answer
     }
 
+    #[inline(always)]
     fn tdcall(&self, vcpu: &mut Vcpu) -> bool {
         if self.vm.dialect != Dialect::Tdx {
             return false;
         }
-        self.postern.counters.count(counter::GUEST_CALLS);
-        match tdx::dispatch(self.postern, self.vm, self.page, vcpu) {
-            Outcome::Resume => true,
-            Outcome::Exit(reason) => {
-                self.reason.set(Some(reason));
-                false
-            }
-        }
+        self.answered.set(self.answered.get().wrapping_add(1));
+        tdx::dispatch(self, vcpu);
+        self.reason.get().is_none()
     }
 
     fn read_private(&self, address: u64) -> Option<u64> {

@@ -57,10 +57,12 @@ fn run(postern: &Postern, [config, meta, count, ..]: [u64; 6]) -> Result<Reply, 
         }
     }
     arch::machine::set_root(Space::Guest(owner), frame(meta)?);
-    let arch = arch::VmConfig { owner, vcpu_count: vcpu_count as usize, gicd_base, gicr_base, alias: dialect.alias() };
+    let alias = dialect.alias();
+    let arch = arch::VmConfig { owner, vcpu_count: vcpu_count as usize, gicd_base, gicr_base, alias };
     *slot = Some(Vm {
         config,
         dialect,
+        alias,
         memory,
         arch: ArchVm(arch::machine::Vm::new(arch)),
         state: AtomicU64::new(vm_state::NEW),

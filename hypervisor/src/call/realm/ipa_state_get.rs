@@ -8,7 +8,7 @@ use guestmem::{Gfn, Refusal, Visibility};
 pub fn run(call: &Call<'_>) -> Answer {
     let [start, end, ..] = call.arguments;
     let aligned = (start | end).is_multiple_of(abi::FRAME_SIZE);
-    if !aligned || end <= start || end > call.vm.dialect.alias() {
+    if !aligned || end <= start || end > call.vm.alias {
         return input_error(call, "IPA_STATE_GET", Refusal::OutOfRange);
     }
     let config = &call.vm.config;

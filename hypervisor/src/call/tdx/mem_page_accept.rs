@@ -6,6 +6,7 @@ use abi::tdx::{level, register::*, status};
 use arch::machine::Vcpu;
 use guestmem::{Acceptance, Refusal, Size, Visibility};
 
+#[inline(always)]
 pub fn run(call: &Call<'_>, registers: &Vcpu) -> Answer {
     let (address, level) = (registers.x(RCX) & !level::MASK, registers.x(RCX) & level::MASK);
     let (size, bytes) = match level {
@@ -21,7 +22,7 @@ pub fn run(call: &Call<'_>, registers: &Vcpu) -> Answer {
         Ok(Acceptance::Already(size)) => Answer::Status(status::PAGE_ALREADY_ACCEPTED | level_of(size)),
         Ok(Acceptance::Smaller) => Answer::Status(status::PAGE_SIZE_MISMATCH | level::PAGE),
         Err(Refusal::OutOfRange) => Answer::invalid(RCX),
-        Err(refusal) => remedy(refusal, address, Visibility::Private)
+        Err(refusal) => remedy(call, refusal, address, Visibility::Private)
             .unwrap_or(Answer::Status(status::EPT_ENTRY_STATE_INCORRECT | RCX as u64)),
     }
 }

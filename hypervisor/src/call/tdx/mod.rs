@@ -1,7 +1,8 @@
 //! The tdx dialect: decode, one call into the engine, encode ([`abi::tdx`]).
 //!
 //! Results are in registers that differ from leaf to leaf, and all others keep what they hold. So handlers write their
-//! results themselves, and answer with what is left: the status in RAX, and whether the host has something to do.
+//! results themselves, say themselves what the host has to do ([`Call::leave`]), and answer with what is left: the status in
+//! RAX.
 
 mod fields;
 mod mem_page_accept;
@@ -13,40 +14,26 @@ mod vmcall;
 mod vp_info;
 mod vp_veinfo_get;
 
-use super::guest::{self, Outcome};
-use crate::Postern;
-use crate::vcpu::{Reason, VcpuPage};
-use crate::vm::Vm;
+use super::guest;
 use abi::host::counter;
 use abi::tdx::{VERSION_SHIFT, leaf, register::*, status};
+use arch::Conduit;
 use arch::machine::Vcpu;
-use arch::{Conduit, MmioAccess};
 use core::sync::atomic::AtomicU64;
 use guestmem::{Refusal, Visibility};
 
-/// A guest's call.
-#[derive(Clone, Copy, Debug)]
-pub struct Call<'a> {
-    /// The hypervisor.
-    pub postern: &'a Postern,
-    /// The caller's VM.
-    pub vm: &'a Vm,
-    /// The caller.
-    pub page: &'a VcpuPage,
-}
+pub use super::guest::quick::Calls as Call;
 
-/// What a handler says.
+/// What a handler says; fits two registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// RAX; the vCPU runs on.
+    /// RAX: the instruction is done.
     Status(u64),
-    /// RAX, then an exit to the host.
-    StatusThen(u64, Reason),
-    /// 0 in RAX, then a device access, which ends the instruction when the host has answered it.
-    Device(MmioAccess, Reason),
-    /// Nothing has changed: the instruction is executed again after the host has done what the reason says, or at once
-    /// where another CPU was in the way.
-    Again(Option<Reason>),
+    /// Nothing has changed: the instruction is executed again after the host has done what it has to, or at once where another
+    /// CPU was in the way.
+    Again,
+    /// RAX is there already, and the vCPU past the instruction, which ends when the host has answered a device access.
+    Device,
 }
 
 impl Answer {
@@ -60,56 +47,53 @@ impl Answer {
 }
 
 /// Answers TDCALL.
-pub fn dispatch(postern: &Postern, vm: &Vm, page: &VcpuPage, registers: &mut Vcpu) -> Outcome {
-    let call = Call { postern, vm, page };
+#[inline(always)]
+pub fn dispatch(call: &Call<'_>, registers: &mut Vcpu) {
     let rax = registers.x(RAX);
-    let (number, version) = (rax & 0xffff, rax >> VERSION_SHIFT);
-    let answer = match (number, version) {
-        (leaf::VP_VMCALL, 0) => vmcall::dispatch(&call, registers),
-        (leaf::VP_INFO, 0) => vp_info::run(&call, registers),
-        (leaf::MR_RTMR_EXTEND, 0) => mr_rtmr_extend::run(&call, registers),
-        (leaf::VP_VEINFO_GET, 0) => vp_veinfo_get::run(registers),
-        (leaf::MR_REPORT, 0) => mr_report::run(&call, registers),
-        (leaf::MEM_PAGE_ACCEPT, 0) => mem_page_accept::run(&call, registers),
-        (leaf::VM_RD, 0..=0xff) => vm_rd::run(&call, registers, version),
-        (leaf::VM_WR, 0) => vm_wr::run(&call, registers),
-        _ => Answer::invalid(RAX),
+    let answer = match rax {
+        // The lowest 16 bits are the leaf, and those above its version: 0.
+        leaf::VP_VMCALL => vmcall::dispatch(call, registers),
+        leaf::VP_INFO => vp_info::run(call, registers),
+        leaf::MR_RTMR_EXTEND => mr_rtmr_extend::run(call, registers),
+        leaf::VP_VEINFO_GET => vp_veinfo_get::run(registers),
+        leaf::MR_REPORT => mr_report::run(call, registers),
+        leaf::MEM_PAGE_ACCEPT => mem_page_accept::run(call, registers),
+        leaf::VM_WR => vm_wr::run(call, registers),
+        _ => match (rax & 0xffff, rax >> VERSION_SHIFT) {
+            (leaf::VM_RD, version @ 0..=0xff) => vm_rd::run(call, registers, version),
+            _ => Answer::invalid(RAX),
+        },
     };
-    finish(&call, registers, number, answer)
-}
-
-fn finish(call: &Call<'_>, registers: &mut Vcpu, number: u64, answer: Answer) -> Outcome {
-    let (status, reason) = match answer {
-        Answer::Status(status) => (status, None),
-        Answer::StatusThen(status, reason) => (status, Some(reason)),
-        Answer::Device(access, reason) => {
-            registers.set_x(RAX, status::SUCCESS);
-            registers.finish_access(access);
-            return Outcome::Exit(reason);
+    match answer {
+        Answer::Status(status) => {
+            if status & status::ERROR != 0 {
+                refused(call, format_args!("TDCALL {}: {status:#x}", rax & 0xffff));
+            }
+            registers.set_x(RAX, status);
+            registers.finish_call(Conduit::Tdcall);
         }
-        Answer::Again(reason) => {
-            registers.repeat_call(Conduit::Tdcall);
-            return reason.map_or(Outcome::Resume, Outcome::Exit);
-        }
-    };
-    if status & status::ERROR != 0 {
-        refused(call, format_args!("TDCALL {number}: {status:#x}"));
+        Answer::Again => registers.repeat_call(Conduit::Tdcall),
+        Answer::Device => {}
     }
-    registers.set_x(RAX, status);
-    registers.finish_call(Conduit::Tdcall);
-    reason.map_or(Outcome::Resume, Outcome::Exit)
 }
 
 /// Counts and logs a refusal.
+#[cold]
+#[inline(never)]
 fn refused(call: &Call<'_>, what: core::fmt::Arguments<'_>) {
     call.postern.counters.count(counter::GUEST_REFUSALS);
     log::debug!("VM {} {what}", call.vm.memory.id().get());
 }
 
-/// What the engine's refusal means when the host can help; `None` when it is the guest's own mistake.
-fn remedy(refusal: Refusal, address: u64, visibility: Visibility) -> Option<Answer> {
+/// What the engine's refusal means when the host can help, which it is told; `None` when it is the guest's own mistake.
+#[cold]
+#[inline(never)]
+fn remedy(call: &Call<'_>, refusal: Refusal, address: u64, visibility: Visibility) -> Option<Answer> {
     match guest::remedy(refusal, address & !(abi::FRAME_SIZE - 1), visibility) {
-        Some(guest::Answer::Again(reason)) => Some(Answer::Again(reason)),
+        Some(guest::Answer::Again(reason)) => {
+            reason.inspect(|reason| call.leave(*reason));
+            Some(Answer::Again)
+        }
         _ => None,
     }
 }
@@ -122,7 +106,7 @@ fn with_page<R>(
     operand: usize,
     f: impl FnOnce(&[AtomicU64; 512]) -> R,
 ) -> Result<R, Answer> {
-    let alias = call.vm.dialect.alias();
+    let alias = call.vm.alias;
     let gfn = call.vm.ram(address & !alias).ok_or(Answer::invalid(operand))?;
     let (core, memory) = (&call.postern.core, &call.vm.memory);
     let (visibility, accessed) = if address & alias == 0 {
@@ -130,7 +114,7 @@ fn with_page<R>(
     } else {
         (Visibility::Shared, core.with_shared_page(memory, gfn, f))
     };
-    accessed.map_err(|refusal| remedy(refusal, gfn.addr(), visibility).unwrap_or(Answer::invalid(operand)))
+    accessed.map_err(|refusal| remedy(call, refusal, gfn.addr(), visibility).unwrap_or(Answer::invalid(operand)))
 }
 
 /// Index of the 64-bit word at an address in its page.

@@ -15,6 +15,7 @@ const TCB_INFO_HASH: [u8; MEASUREMENT_SIZE] = [
     0xc8, 0x51, 0x1f, 0xd2, 0x21, 0x03, 0x24, 0x53, 0x38, 0xb7,
 ];
 
+#[inline(never)]
 pub fn run(call: &Call<'_>, registers: &Vcpu) -> Answer {
     match write(call, registers.x(RCX), registers.x(RDX), registers.x(R8)) {
         Ok(()) => Answer::SUCCESS,
@@ -56,16 +57,16 @@ fn fill(call: &Call<'_>, bytes: &mut [u8; report::SIZE]) -> Result<(), Answer> {
     put(report::ATTRIBUTES, &ATTRIBUTES.to_le_bytes());
     put(report::XFAM, &XFAM.to_le_bytes());
     // Others may hold the locks for a moment.
-    let launch = call.vm.launch.try_lock().ok_or(Answer::Again(None))?;
+    let launch = call.vm.launch.try_lock().ok_or(Answer::Again)?;
     put(report::MRTD, launch.digest());
-    let mut registers = call.vm.extensible.try_lock().ok_or(Answer::Again(None))?;
+    let mut registers = call.vm.extensible.try_lock().ok_or(Answer::Again)?;
     for index in 0..RTMRS {
         put(report::RTMR + index * MEASUREMENT_SIZE, &registers.get(index).unwrap_or([0; MEASUREMENT_SIZE]));
     }
     put(report::TCB_INFO_HASH, &TCB_INFO_HASH);
     // A part of it at a time: the guest comes again, and may take interrupts on the way.
     let td_info = &bytes[report::TD_INFO..][..report::TD_INFO_SIZE];
-    let hash = registers.hash_on(td_info).ok_or(Answer::Again(None))?;
+    let hash = registers.hash_on(td_info).ok_or(Answer::Again)?;
     bytes[report::TD_INFO_HASH..][..MEASUREMENT_SIZE].copy_from_slice(&hash);
     Ok(())
 }

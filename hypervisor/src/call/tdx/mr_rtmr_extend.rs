@@ -5,10 +5,11 @@ use abi::tdx::{EXTEND_ALIGN, MEASUREMENT_SIZE, RTMRS, register::*};
 use arch::machine::Vcpu;
 use core::sync::atomic::Ordering::Relaxed;
 
+#[inline(never)]
 pub fn run(call: &Call<'_>, registers: &Vcpu) -> Answer {
     let (address, index) = (registers.x(RCX), registers.x(RDX));
     // Private memory only: what is measured must not change on the way.
-    if !address.is_multiple_of(EXTEND_ALIGN) || address & call.vm.dialect.alias() != 0 {
+    if !address.is_multiple_of(EXTEND_ALIGN) || address & call.vm.alias != 0 {
         return Answer::invalid(RCX);
     }
     let read = with_page(call, address, RCX, |words| {
@@ -26,7 +27,7 @@ pub fn run(call: &Call<'_>, registers: &Vcpu) -> Answer {
         return Answer::invalid(RDX);
     };
     // Another vCPU has the lock for a moment.
-    let Some(mut registers) = call.vm.extensible.try_lock() else { return Answer::Again(None) };
+    let Some(mut registers) = call.vm.extensible.try_lock() else { return Answer::Again };
     registers.extend(index, &data);
     Answer::SUCCESS
 }

@@ -5,13 +5,14 @@ use super::{Answer, Call};
 use abi::tdx::{field, register::*, status};
 use arch::machine::Vcpu;
 
+#[inline(never)]
 pub fn run(call: &Call<'_>, registers: &mut Vcpu, version: u64) -> Answer {
     let (vm, id) = (registers.x(RCX), registers.x(RDX));
     let element = Element::find(id);
     let value = match element.filter(|_| version <= 1 && vm == 0 && id != field::NONE) {
         Some(element) => match element.read(call) {
             Some(value) => Some(value),
-            None => return Answer::Again(None),
+            None => return Answer::Again,
         },
         None => None,
     };

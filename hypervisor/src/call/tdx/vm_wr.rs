@@ -6,6 +6,7 @@ use abi::tdx::{field, register::*, status, td_ctls};
 use arch::machine::Vcpu;
 use core::sync::atomic::Ordering;
 
+#[inline(never)]
 pub fn run(call: &Call<'_>, registers: &mut Vcpu) -> Answer {
     let (vm, id, value, mask) = (registers.x(RCX), registers.x(RDX), registers.x(R8), registers.x(R9));
     registers.set_x(R8, 0);

@@ -4,6 +4,7 @@ use super::{Answer, Call};
 use abi::tdx::{ATTRIBUTES, register::*};
 use arch::machine::{self, Vcpu};
 
+#[inline(always)]
 pub fn run(call: &Call<'_>, registers: &mut Vcpu) -> Answer {
     let vcpus = call.vm.config.vcpu_count;
     registers.set_x(RCX, machine::ipa_bits());

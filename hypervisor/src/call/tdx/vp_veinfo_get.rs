@@ -5,6 +5,7 @@ use abi::tdx::{register::*, status};
 use arch::VeInfo;
 use arch::machine::Vcpu;
 
+#[inline(never)]
 pub fn run(registers: &mut Vcpu) -> Answer {
     let taken = registers.take_ve();
     let VeInfo { reason, qualification, gla, gpa, length, info } = taken.unwrap_or_default();

@@ -5,6 +5,7 @@ use super::Shown;
 use crate::call::tdx::{Answer, Call};
 use abi::tdx::{register::*, vmcall};
 
+#[inline(never)]
 pub fn run(call: &Call<'_>, shown: &mut Shown<'_>) -> Answer {
     if !vmcall::CPUID_LEAVES.contains(&shown.get(R12)) {
         return shown.refuse(call, vmcall::INVALID_OPERAND);

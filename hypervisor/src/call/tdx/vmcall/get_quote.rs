@@ -6,9 +6,10 @@ use crate::vcpu::Reason;
 use abi::tdx::{quote, register::*, vmcall};
 use core::sync::atomic::Ordering::Relaxed;
 
+#[inline(never)]
 pub fn run(call: &Call<'_>, shown: &mut Shown<'_>) -> Answer {
     let (start, size) = (shown.get(R12), shown.get(R13));
-    let alias = call.vm.dialect.alias();
+    let alias = call.vm.alias;
     let shared = |address: u64| address & alias != 0 && call.vm.ram(address & !alias).is_some();
     let last = size.checked_sub(1).and_then(|more| start.checked_add(more));
     if !last.is_some_and(|last| shared(start) && shared(last)) {
@@ -24,7 +25,7 @@ pub fn run(call: &Call<'_>, shown: &mut Shown<'_>) -> Answer {
     });
     match answered {
         Ok(()) => notify(call, shown),
-        Err(again @ Answer::Again(_)) => again,
+        Err(Answer::Again) => Answer::Again,
         Err(_) => shown.refuse(call, vmcall::INVALID_OPERAND),
     }
 }
@@ -34,7 +35,7 @@ fn notify(call: &Call<'_>, shown: &mut Shown<'_>) -> Answer {
     let intid = call.vm.notify.load(Relaxed);
     let told = if intid == 0 { None } else { call.vm.arch.0.set_spi(intid, true) };
     match told {
-        Some(index) if index != call.page.index => shown.success_then(Reason::Wake(1 << index)),
+        Some(index) if index != call.page.index => shown.success_then(call, Reason::Wake(1 << index)),
         _ => shown.success(),
     }
 }

@@ -4,6 +4,7 @@ use super::Shown;
 use crate::call::tdx::{Answer, Call};
 use abi::tdx::{register::*, vmcall, vmcall::optional};
 
+#[inline(never)]
 pub fn run(call: &Call<'_>, shown: &mut Shown<'_>) -> Answer {
     let bits = match shown.get(R12) {
         // All that every VMM has.

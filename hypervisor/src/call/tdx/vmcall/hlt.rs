@@ -5,6 +5,7 @@ use super::Shown;
 use crate::call::tdx::{Answer, Call};
 use crate::vcpu::Reason;
 
+#[inline(never)]
 pub fn run(call: &Call<'_>, shown: &mut Shown<'_>) -> Answer {
-    if shown.registers.is_idle(&call.vm.arch.0) { shown.success_then(Reason::Wait) } else { shown.success() }
+    if shown.registers.is_idle(&call.vm.arch.0) { shown.success_then(call, Reason::Wait) } else { shown.success() }
 }

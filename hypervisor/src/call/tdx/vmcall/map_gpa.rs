@@ -9,9 +9,10 @@ use guestmem::{Budget, Gfn, Refusal, Visibility};
 /// Frames converted in one call: keeps it within the published bound.
 const FRAMES: u64 = 12;
 
+#[inline(always)]
 pub fn run(call: &Call<'_>, shown: &mut Shown<'_>) -> Answer {
     let (start, size) = (shown.get(R12), shown.get(R13));
-    let half = start & call.vm.dialect.alias();
+    let half = start & call.vm.alias;
     // Both ends in RAM and in one half, which leaves no room to wrap around.
     let ram = |address: u64| call.vm.ram(address ^ half).is_some();
     let last = size.checked_sub(1).and_then(|more| start.checked_add(more));
@@ -33,7 +34,7 @@ pub fn run(call: &Call<'_>, shown: &mut Shown<'_>) -> Answer {
         // The host holds the first frame: the guest is told, and decides what that means to it.
         Err(Refusal::Pinned) => shown.refuse_at(call, vmcall::GPA_INUSE, start),
         // Absent: what is not there cannot be taken back, so the host gives it first, shared as it was.
-        Err(refusal) => remedy(refusal, first.addr(), Visibility::Shared)
+        Err(refusal) => remedy(call, refusal, first.addr(), Visibility::Shared)
             .unwrap_or_else(|| shown.refuse_at(call, vmcall::INVALID_OPERAND, start)),
     }
 }

@@ -48,16 +48,19 @@ impl Shown<'_> {
     }
 
     /// Done, then an exit to the host.
-    pub fn success_then(&mut self, reason: Reason) -> Answer {
-        self.set(R10, vmcall::SUCCESS);
-        Answer::StatusThen(status::SUCCESS, reason)
+    pub fn success_then(&mut self, call: &Call<'_>, reason: Reason) -> Answer {
+        call.leave(reason);
+        self.success()
     }
 
     /// Done when the host has answered; what is read goes to R11.
-    pub fn device(&mut self, size: u32, value: Option<u64>, reason: Reason) -> Answer {
+    pub fn device(&mut self, call: &Call<'_>, size: u32, value: Option<u64>, reason: Reason) -> Answer {
+        call.leave(reason);
         self.set(R10, vmcall::SUCCESS);
+        self.registers.set_x(RAX, status::SUCCESS);
         let rt = if self.shows(R11) { R11 } else { NOWHERE };
-        Answer::Device(MmioAccess { size, value, rt, sign_extend: false, wide: true }, reason)
+        self.registers.finish_access(MmioAccess { size, value, rt, sign_extend: false, wide: true });
+        Answer::Device
     }
 
     /// Not done: the status in R10.
@@ -79,6 +82,7 @@ impl Shown<'_> {
 const NOWHERE: usize = 31;
 
 /// Answers TDVMCALL.
+#[inline(always)]
 pub fn dispatch(call: &Call<'_>, registers: &mut Vcpu) -> Answer {
     let mask = registers.x(RCX);
     if mask & vmcall::FORBIDDEN != 0 {

@@ -4,6 +4,7 @@ use super::Shown;
 use crate::call::tdx::{Answer, Call};
 use abi::tdx::vmcall;
 
+#[inline(never)]
 pub fn run(call: &Call<'_>, shown: &mut Shown<'_>) -> Answer {
     shown.refuse(call, vmcall::INVALID_OPERAND)
 }

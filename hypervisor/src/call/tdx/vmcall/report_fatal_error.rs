@@ -11,6 +11,7 @@ use arrayvec::ArrayString;
 /// The registers of the message, in its order.
 const MESSAGE: [usize; 8] = [R14, R15, RBX, RDI, RSI, R8, R9, RDX];
 
+#[inline(never)]
 pub fn run(call: &Call<'_>, shown: &mut Shown<'_>) -> Answer {
     let mut text = ArrayString::<64>::new();
     let bytes = MESSAGE.into_iter().flat_map(|register| shown.get(register).to_le_bytes());
@@ -20,5 +21,5 @@ pub fn run(call: &Call<'_>, shown: &mut Shown<'_>) -> Answer {
     }
     let code = shown.get(R12) as u32;
     log::warn!("VM {} reports a fatal error, code {code:#x}: {text}", call.vm.memory.id().get());
-    shown.success_then(Reason::Ended(call.vm.end(ending::failed(failure::FATAL))))
+    shown.success_then(call, Reason::Ended(call.vm.end(ending::failed(failure::FATAL))))
 }

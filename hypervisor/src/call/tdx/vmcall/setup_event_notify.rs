@@ -5,6 +5,7 @@ use crate::call::tdx::{Answer, Call};
 use abi::tdx::{register::*, vmcall};
 use core::sync::atomic::Ordering;
 
+#[inline(never)]
 pub fn run(call: &Call<'_>, shown: &mut Shown<'_>) -> Answer {
     let vector = shown.get(R12);
     if !(vmcall::FIRST_VECTOR..=255).contains(&vector) {

@@ -54,8 +54,8 @@ pub(super) fn build() {
     }
 }
 
-/// The top table, for [`enable`] and for CPUs that start.
-pub(super) fn root() -> u64 {
+/// The top table.
+pub fn root() -> u64 {
     &raw const LEVEL4 as u64
 }
 
@@ -73,8 +73,13 @@ pub(super) fn enable() {
 }
 
 fn flush() {
-    // SAFETY: the same tables again.
-    unsafe { asm!("mov cr3, {0}", in(reg) root()) };
+    switch(root());
+}
+
+/// Makes the calling CPU use the tables below `top`, which have to map what the program lives in as [`root`]'s do.
+pub fn switch(top: u64) {
+    // SAFETY: code, stack and data stay where they are.
+    unsafe { asm!("mov cr3, {0}", in(reg) top) };
 }
 
 /// Maps 1 GiB at any physical address to [`WINDOW`], as memory that may be executed.

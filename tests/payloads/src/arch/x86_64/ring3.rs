@@ -14,6 +14,8 @@ pub enum Act {
     Tdcall,
     /// HLT, which level 3 may not.
     Halt,
+    /// Whatever is at the address.
+    Jump(u64),
 }
 
 /// Runs it with RAX = 0; whatever it does, an exception has to end it. `Ok` when it was carried out: the instruction after
@@ -22,6 +24,12 @@ pub enum Act {
 /// # Errors
 /// The exception that the instruction itself raised.
 pub fn attempt(act: Act) -> Result<(), Abort> {
+    let (which, target) = match act {
+        Act::Vmcall => (0, 0),
+        Act::Tdcall => (1, 0),
+        Act::Halt => (2, 0),
+        Act::Jump(target) => (3, target),
+    };
     let area = percpu::this();
     area.arm();
     let carried_out: u64;
@@ -34,14 +42,15 @@ pub fn attempt(act: Act) -> Result<(), Abort> {
             "push {user_data}", "push rbp", "push 2", "push {user_code}", "lea rax, [rip + 2f]", "push rax",
             "xor ebx, ebx", "xor eax, eax", "iretq",
             "2:",
-            "cmp ecx, 1", "je 3f", "cmp ecx, 2", "je 4f",
+            "cmp ecx, 1", "je 3f", "cmp ecx, 2", "je 4f", "cmp ecx, 3", "je 6f",
             "vmcall", "jmp 5f",
             "3: .byte 0x66, 0x0f, 0x01, 0xcc", "jmp 5f",
+            "6: jmp rdx",
             "4: hlt",
             "5: mov ebx, 1", "ud2",
             "99:", "mov qword ptr gs:[0], 0", "mov rsp, rbp", "mov rdx, rbx", "pop rbp", "pop rbx", "popfq",
             user_data = const descriptors::USER_DATA, user_code = const descriptors::USER_CODE,
-            inout("ecx") act as u32 => _, out("rdx") carried_out, out("rax") _, out("rsi") _, out("rdi") _,
+            inout("ecx") which => _, inout("rdx") target => carried_out, out("rax") _, out("rsi") _, out("rdi") _,
             out("r8") _, out("r9") _, out("r10") _, out("r11") _,
         )
     };

@@ -3,6 +3,7 @@
 
 mod addresses;
 mod calls;
+mod code;
 mod cpu;
 mod devices;
 
@@ -28,6 +29,7 @@ pub const TESTS: &[Test] = &[
     ("vmcall-register-mask", For::Tdx, calls::register_mask),
     ("vmcall-unknown-functions", For::Tdx, calls::unknown_functions),
     ("tdcall-from-ring-3", For::Tdx, calls::from_ring_3),
+    ("tdcall-changed", For::Tdx, code::changed),
     ("host-calls-from-guest", For::Tdx, calls::host_calls),
     ("vmx-instructions", For::Tdx, cpu::vmx_instructions),
     ("cpuid-everything", For::Tdx, cpu::cpuid_everything),
