@@ -2,6 +2,7 @@
 //! boot protocol asks for (Linux `Documentation/arch/x86/boot.rst`, `Documentation/arch/x86/zero-page.rst`).
 
 use crate::machine::Machine;
+use crate::screen::{Layout, Order};
 use crate::{BootError, Bytes, bzimage, layout};
 use alloc::vec;
 use alloc::vec::Vec;
@@ -26,6 +27,10 @@ pub const SIZE: u64 = 0x8000;
 const TABLE: u64 = 3;
 /// Present, writable, a 2 MiB page.
 const PAGE_2M: u64 = 0x83;
+/// What a screen is called whose picture memory firmware has set up, and whether its address goes on beyond 32 bits (Linux
+/// `include/uapi/linux/screen_info.h`).
+const SCREEN_OF_FIRMWARE: u8 = 0x70;
+const CAPABILITY_64BIT_BASE: u32 = 1 << 1;
 /// Types of memory in the E820 table (ACPI specification, "Address Range Types").
 const RAM: u32 = 1;
 const RESERVED: u32 = 2;
@@ -72,6 +77,9 @@ pub fn zero_page(machine: &Machine, postern: &[Bytes], host: &Host<'_>, at: u64)
         put(&mut out, SETUP_DATA + 12, &8u32.to_le_bytes());
         put(&mut out, SETUP_DATA + 16, &record.to_le_bytes());
     }
+    if let Some(screen) = &machine.screen {
+        describe(&mut out, screen);
+    }
     // A boot loader without a number of its own (boot.rst, "type_of_loader").
     out[0x210] = 0xff;
     put(&mut out, CMDLINE, host.cmdline.as_bytes());
@@ -81,6 +89,26 @@ pub fn zero_page(machine: &Machine, postern: &[Bytes], host: &Host<'_>, at: u64)
         put(&mut out, GDT as usize + index * 8, &descriptor.to_le_bytes());
     }
     Ok(out)
+}
+
+/// The screen that is the host's from now on, by its `screen_info` (zero-page.rst). One that is too large for that is not told of.
+fn describe(out: &mut [u8], screen: &Layout) {
+    let size = u32::try_from(screen.memory.end - screen.memory.start);
+    let (Ok(size), Ok(line)) = (size, u16::try_from(screen.stride * 4)) else { return };
+    let half = |number: u32| (number as u16).to_le_bytes();
+    out[0xf] = SCREEN_OF_FIRMWARE;
+    put(out, 0x12, &half(screen.width));
+    put(out, 0x14, &half(screen.height));
+    // Bits of an element.
+    put(out, 0x16, &half(32));
+    put(out, 0x18, &(screen.memory.start as u32).to_le_bytes());
+    put(out, 0x1c, &size.to_le_bytes());
+    put(out, 0x24, &line.to_le_bytes());
+    // Width and position of red, green, blue and nothing.
+    let (red, blue) = if screen.order == Order::Rgb { (0, 16) } else { (16, 0) };
+    put(out, 0x26, &[8, red, 8, 8, 8, blue, 8, 24]);
+    put(out, 0x36, &CAPABILITY_64BIT_BASE.to_le_bytes());
+    put(out, 0x3a, &((screen.memory.start >> 32) as u32).to_le_bytes());
 }
 
 fn put(out: &mut [u8], at: usize, bytes: &[u8]) {
@@ -130,6 +158,10 @@ mod tests {
     }
 
     fn page(cmdline: &str) -> Result<Vec<u8>, BootError> {
+        page_with(cmdline, None)
+    }
+
+    fn page_with(cmdline: &str, screen: Option<Layout>) -> Result<Vec<u8>, BootError> {
         let mut kernel = vec![0; 1024];
         kernel[0x201] = 0x66;
         kernel[0x236] = 1;
@@ -138,10 +170,31 @@ mod tests {
             reserved: [0xf_0000..0x10_0000].into_iter().collect(),
             rsdp: Some(0xf_1230),
             hand_off: Some(0x5000),
+            screen,
             ..Machine::default()
         };
         let host = Host { kernel: &kernel, initrd: &(0x3000_0000..0x3000_1234), cmdline };
         zero_page(&machine, &[0x20_0000..0x80_0000], &host, 0x100_0000)
+    }
+
+    #[test]
+    fn the_host_is_told_of_its_screen() {
+        let page = |start, size, stride, order| {
+            let screen = Layout::new(start, size, [800, 600], stride, order).expect("a screen");
+            page_with("quiet", Some(screen)).expect("fits")
+        };
+        let told = page(0xe000_0000, 0x100_0000, 832, Order::Bgr);
+        let half = |at| word(&told, at) as u16;
+        assert_eq!((told[0xf], [0x12, 0x14, 0x16, 0x24].map(half)), (0x70, [800, 600, 32, 832 * 4]));
+        assert_eq!(word(&told, 0x18), 0x100_0000 << 32 | 0xe000_0000);
+        assert_eq!(told[0x26..0x2e], [8, 16, 8, 8, 8, 0, 8, 24]);
+        assert_eq!((word(&told, 0x36), told[0x3e]), (2, 0));
+        let high = page(0x8_e000_0000, 0x100_0000, 832, Order::Rgb);
+        assert_eq!((word(&high, 0x18) as u32, high[0x3a], high[0x27], high[0x2b]), (0xe000_0000, 8, 0, 16));
+        for (size, stride) in [(1 << 32, 832), (0x400_0000, 1 << 14)] {
+            let none = page(0xe000_0000, size, stride, Order::Rgb);
+            assert!(none[..0x40].iter().all(|byte| *byte == 0), "too large");
+        }
     }
 
     #[test]

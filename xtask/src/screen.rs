@@ -2,12 +2,15 @@
 //! boot it, drawn by firmware.
 
 use crate::machine::eye::Picture;
-use crate::verdict::BOOT_REFUSED;
+use crate::verdict::{APPLICATION, BOOT_REFUSED};
 use loader::screen::{Layout, Order};
+use sha2::{Digest, Sha256};
 use std::fmt::Write;
 
 /// What the application says last; what follows is Postern's.
 const STARTING: &str = "postern: starting;";
+/// What Postern says last before the screen is its host's.
+const ENTERING: &str = "postern: entering the host";
 /// What no renderer draws.
 const NOTHING: u32 = 0xff00_0000;
 /// Picture elements of a character that EDK II's console draws: width and height.
@@ -15,11 +18,42 @@ const CELL: [usize; 2] = [8, 19];
 /// So many characters fit on a line of that console.
 const COLUMNS: usize = 80;
 
+/// Lines of the picture in a line of Postern's text.
+const TEXT_LINE: u32 = 13;
+
+/// What Postern has logged until the screen was its host's. While the application runs that is nothing.
+fn own_lines(log: &str) -> String {
+    let by_application = log.lines().any(|line| line.starts_with(APPLICATION));
+    let own = log.lines().skip_while(|line| by_application && !line.starts_with(STARTING)).skip(by_application.into());
+    let own = own.skip_while(|line| !line.starts_with("postern: ")).take_while(|line| line.starts_with("postern: "));
+    let mut text = String::new();
+    for line in own {
+        text.extend([line, "\n"]);
+        if line.starts_with(ENTERING) {
+            break;
+        }
+    }
+    text
+}
+
+/// Picture memory with this text on it.
+fn draw(text: &str, [width, height]: [u32; 2], order: Order) -> Result<Vec<u32>, String> {
+    let mut memory = vec![NOTHING; (width * height) as usize];
+    let layout = Layout::new(4, memory.len() as u64 * 4, [width, height], width, order).ok_or("an absurd screen")?;
+    #[allow(unsafe_code)] // Reason: the renderer writes picture memory, which a vector plays here.
+    // SAFETY: memory for all elements of the layout, and nothing else uses it meanwhile.
+    let mut screen = unsafe { arch::screen::Screen::new(&layout, memory.as_mut_ptr()) }.ok_or("a tiny screen")?;
+    screen.write_str(text).map_err(|error| error.to_string())?;
+    match memory.iter().any(|element| *element != NOTHING && *element & 0xff_ffff != 0) {
+        true => Ok(memory),
+        false => Err("the screen is black".into()),
+    }
+}
+
 /// Compares a screen with the lines that Postern has logged until its host ran, or with the application's refusal to start it; the
 /// error says what is wrong.
 pub fn judge(log: &str, picture: &Picture) -> Result<(), String> {
-    let own = log.lines().skip_while(|line| !line.starts_with(STARTING)).skip(1);
-    let text: String = own.take_while(|line| line.starts_with("postern: ")).flat_map(|line| [line, "\n"]).collect();
+    let text = own_lines(log);
     if text.is_empty() {
         // There are boot services yet.
         let refusal = log.lines().rev().find(|line| line.starts_with(BOOT_REFUSED));
@@ -29,21 +63,42 @@ pub fn judge(log: &str, picture: &Picture) -> Result<(), String> {
             false => Err(format!("the screen does not say \"{refusal}\"")),
         };
     }
-    let (width, height) = (picture.width, picture.height);
-    let mut memory = vec![NOTHING; (width * height) as usize];
-    let layout =
-        Layout::new(4, memory.len() as u64 * 4, [width, height], width, Order::Rgb).ok_or("an absurd screen")?;
-    #[allow(unsafe_code)] // Reason: the renderer writes picture memory, which a vector plays here.
-    // SAFETY: memory for all elements of the layout, and nothing else uses it meanwhile.
-    let mut screen = unsafe { arch::screen::Screen::new(&layout, memory.as_mut_ptr()) }.ok_or("a tiny screen")?;
-    screen.write_str(&text).map_err(|error| error.to_string())?;
-    let drawn = memory.iter().zip(&picture.elements).enumerate().filter(|(_, (wanted, _))| **wanted != NOTHING);
-    let wrong = drawn.clone().find(|(_, (wanted, shown))| wanted.to_le_bytes()[..3] != shown[..]);
-    if let Some((at, _)) = wrong {
-        return Err(format!("the screen differs from Postern's text at {}, {}", at as u32 % width, at as u32 / width));
+    let memory = draw(&text, [picture.width, picture.height], Order::Rgb)?;
+    let mut drawn = memory.iter().zip(&picture.elements).enumerate().filter(|(_, (wanted, _))| **wanted != NOTHING);
+    let wrong = drawn.find(|(_, (wanted, shown))| wanted.to_le_bytes()[..3] != shown[..]);
+    match wrong.map(|(at, _)| (at as u32 % picture.width, at as u32 / picture.width)) {
+        Some((x, y)) => Err(format!("the screen differs from Postern's text at {x}, {y}")),
+        None => Ok(()),
     }
-    let lit = drawn.filter(|(_, (wanted, _))| **wanted & 0xff_ffff != 0).count();
-    if lit == 0 { Err("the screen is black".into()) } else { Ok(()) }
+}
+
+/// The same with the digests that the host has made of each line of text: `host: screen 800 x 600, 800 from line to line, Bgr`,
+/// then `host: screen line 0: ` and SHA-256 of its elements. For machines whose screen nobody looks at from outside.
+pub fn judge_by_host(log: &str) -> Result<(), String> {
+    let (width, height, order) = log.lines().find_map(described).ok_or("the host has found no screen")?;
+    let memory = draw(&own_lines(log), [width, height], order)?;
+    let lines = memory.chunks_exact((width * TEXT_LINE) as usize).enumerate();
+    for (number, line) in lines.filter(|(_, line)| line[0] != NOTHING) {
+        let bytes: Vec<u8> = line.iter().flat_map(|element| (element & 0xff_ffff).to_le_bytes()).collect();
+        let digest: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let told = format!("host: screen line {number}: {digest}");
+        if !log.lines().any(|line| line == told) {
+            return Err(format!("line {number} of the screen differs from Postern's text"));
+        }
+    }
+    Ok(())
+}
+
+/// Width, height and colours of the host's screen.
+fn described(line: &str) -> Option<(u32, u32, Order)> {
+    let (size, rest) = line.strip_prefix("host: screen ")?.split_once(", ")?;
+    let (width, height) = size.split_once(" x ")?;
+    let order = match rest.rsplit(' ').next()? {
+        "Rgb" => Order::Rgb,
+        "Bgr" => Order::Bgr,
+        _ => return None,
+    };
+    Some((width.parse().ok()?, height.parse().ok()?, order))
 }
 
 /// Whether firmware has drawn this text somewhere, in whatever font: two characters look alike exactly where they are the same.
@@ -69,8 +124,7 @@ fn spells(text: &str, picture: &Picture) -> bool {
 mod tests {
     use super::*;
 
-    const LOG: &str =
-        "BdsDxe: x\npostern: UEFI\npostern: starting; what\npostern: ab\npostern: c\nhost: d\npostern: e\n";
+    const LOG: &str = "BdsDxe: x\npostern: UEFI application 0\npostern: starting; what\npostern: ab\npostern: c\nhost: d\npostern: e\n";
 
     fn picture(text: &str) -> Picture {
         let (width, height) = (160, 52);
@@ -93,6 +147,23 @@ mod tests {
         assert!(judge("host: d\n", &picture("")).is_err());
     }
 
+    #[test]
+    fn only_digests_of_the_right_text_pass() {
+        let elements = picture("postern: ab\npostern: c\n").elements;
+        let lines = elements.chunks(160 * 13).enumerate().map(|(number, line)| {
+            let bytes: Vec<u8> = line.iter().flat_map(|[red, green, blue]| [*red, *green, *blue, 0]).collect();
+            let digest: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("host: screen line {number}: {digest}\n")
+        });
+        let told = format!("{LOG}host: screen 160 x 52, 160 from line to line, Rgb\n{}", lines.collect::<String>());
+        assert_eq!(judge_by_host(&told), Ok(()));
+        let by_grub = told.lines().skip(3).flat_map(|line| [line, "\n"]).collect::<String>();
+        assert_eq!(judge_by_host(&by_grub), Ok(()), "without the application");
+        assert!(judge_by_host(&told.replace("postern: c", "postern: d")).is_err(), "another text");
+        assert!(judge_by_host(&told.replace("host: screen line 1", "host: screen line 9")).is_err(), "a line too few");
+        assert!(judge_by_host(LOG).is_err(), "no screen");
+    }
+
     /// A picture with a line of text in a font that nobody has.
     fn drawn(text: &str) -> Picture {
         let (width, height) = (700, 60);
@@ -110,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_refusal_is_found_in_any_font() {
-        let log = "BdsDxe: x\npostern: UEFI\n\npostern: cannot boot: the CPU has none\n";
+        let log = "BdsDxe: x\npostern: UEFI application 0\n\npostern: cannot boot: the CPU has none\n";
         assert_eq!(judge(log, &drawn("postern: cannot boot: the CPU has none")), Ok(()));
         for wrong in ["", "postern: cannot boot: the CPU has nine", "postern: cannot boot: the CPU h"] {
             assert!(judge(log, &drawn(wrong)).is_err(), "{wrong:?}");

@@ -4,7 +4,7 @@ use crate::bundle::{self, Bundle};
 use crate::cpio::Archive;
 use crate::image::Content;
 use crate::machine::eye::Eye;
-use crate::machine::{Clock, Emulator, Event, Machine, Session};
+use crate::machine::{Clock, Emulator, Event, Machine, PC, Session};
 use crate::measured;
 use crate::paths;
 use crate::run::{Workbench, console, default_cmdline};
@@ -231,6 +231,7 @@ fn judge(scenario: &Scenario, transcript: &Transcript, verdict: &Verdict) -> Res
     }
     match &transcript.screen {
         Some(result) => result.clone()?,
+        None if scenario.extras.screen && scenario.machine == PC => screen::judge_by_host(&transcript.log)?,
         None if scenario.extras.screen => return Err("nobody has looked at the screen".into()),
         None => {}
     }

@@ -8,7 +8,7 @@ const PANIC: &str = "Kernel panic - not syncing";
 /// What Postern or its application prints before it gives up booting.
 pub const BOOT_REFUSED: &str = "postern: cannot boot: ";
 /// What the UEFI application prints first.
-const APPLICATION: &str = "postern: UEFI application ";
+pub const APPLICATION: &str = "postern: UEFI application ";
 /// What firmware prints when no disk is left to boot: its shell comes last, if it has one.
 const NO_DISK_LEFT: [&str; 2] = ["\"EFI Internal Shell\"", "BdsDxe: No bootable option"];
 /// Lines of a crash record that are kept.

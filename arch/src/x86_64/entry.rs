@@ -35,6 +35,9 @@ global_asm!(
     // May be loaded elsewhere: at a multiple of 2 MiB below 4 GiB, as low as possible.
     .short  10, 0
     .long   24, {linked_at}, 0xffffffff, 0x200000, 1
+    // A screen, in whatever mode suits it, with elements of 32 bits; optional. A BIOS' GRUB leaves a text mode otherwise.
+    .short  5, 1
+    .long   20, 0, 0, 32, 0
     // Modules start at page boundaries.
     .short  6, 0
     .long   8

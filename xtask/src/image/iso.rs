@@ -15,6 +15,10 @@ use std::path::Path;
 /// The volume's path on the CD.
 const VOLUME: &str = "/boot/postern/volume.img";
 
+/// Modes of a screen that GRUB tries; where there is none of them it leaves the BIOS' text. Without this it would take any, and
+/// GRUB 2.12 damages its information for modes with a palette: that has no room for one.
+const SCREENS: &str = "1280x1024x32,1024x768x32,800x600x32,640x480x32";
+
 /// Who a CD's boot record is for, and where that is said, in bytes ("El Torito" 1.0, section "Boot Record Volume Descriptor").
 const EL_TORITO: &[u8; 23] = b"EL TORITO SPECIFICATION";
 const BOOT_RECORD_NAME: u64 = 17 * 2048 + 7;
@@ -53,7 +57,8 @@ impl Bios {
     /// The commands of GRUB's rescue parser.
     fn script(&self) -> String {
         let Bios { hypervisor, bundle } = self;
-        format!("loopback volume {VOLUME}\nset root=volume\nmultiboot2 {hypervisor}\nmodule2 {bundle}\nboot\n")
+        let load = format!("multiboot2 {hypervisor}\nmodule2 {bundle}");
+        format!("loopback volume {VOLUME}\nset root=volume\n{load}\nset gfxpayload={SCREENS}\nboot\n")
     }
 }
 
@@ -101,7 +106,7 @@ mod tests {
     fn the_bios_boots_what_the_settings_name_or_says_what_it_cannot() {
         let script = bios("bundle = \\EFI\\POSTERN\\b.cpio\ntpm = off").unwrap();
         assert!(script.contains("\nmultiboot2 /EFI/POSTERN/postern\nmodule2 /EFI/POSTERN/b.cpio\n"), "{script}");
-        assert!(bios("hypervisor = /p\nbundle = /b").unwrap().contains("multiboot2 /p\nmodule2 /b\n"));
+        assert!(bios("hypervisor = /p\nbundle = /b").unwrap().contains("multiboot2 /p\nmodule2 /b\nset gfx"));
         assert!(bios("bundle = /a b").unwrap_err().contains("/a b has to be made of letters"));
         assert!(bios("host-kernel = /k").unwrap_err().contains("`host-kernel`"));
         assert!(bios("bundle = /b\ntpm = required").unwrap_err().contains("nothing is measured"));

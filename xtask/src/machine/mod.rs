@@ -84,12 +84,12 @@ pub struct Machine {
     pub trouble: Trouble,
 }
 
-/// What a machine may have beside the usual: in QEMU, booted by firmware.
+/// What a machine may have beside the usual.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extras {
-    /// A screen, which can be looked at.
+    /// A screen that shows graphics: in QEMU, booted by firmware, it can be looked at; in Bochs the host tells what is on it.
     pub screen: bool,
-    /// ACPI's tables, and no device tree (arm64).
+    /// ACPI's tables, and no device tree (arm64, booted by firmware).
     pub acpi: bool,
     /// More lines of the application's settings.
     pub settings: &'static str,

@@ -7,11 +7,14 @@ use crate::image::CYLINDER;
 use crate::setup::bochs::Bochs;
 use crate::setup::grub::Grub;
 use anyhow::{Context, Result, anyhow, bail};
-use std::fs;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Memory that a machine may have, in MiB: what is below PCI's devices.
@@ -87,7 +90,12 @@ fn switch_on(bochs: &Bochs, machine: &Machine, desk: Desk, rom: Option<&Path>, m
     )?;
     let mut command = bochs.command();
     command.args(["-q", "-f"]).arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    if machine.extras.screen {
+        give_terminal(&mut command)?;
+    }
     let mut child = command.spawn().context("the emulator does not start")?;
+    // With it our copies of what it inherits go.
+    drop(command);
     let streams = accept(&ports[0], &mut child).and_then(|log| Ok((log, accept(&ports[1], &mut child)?)));
     let (log, console) = match streams {
         Ok(streams) => streams,
@@ -106,6 +114,19 @@ fn switch_on(bochs: &Bochs, machine: &Machine, desk: Desk, rom: Option<&Path>, m
     Ok(session)
 }
 
+/// Gives Bochs a terminal that nobody looks at.
+fn give_terminal(command: &mut Command) -> Result<()> {
+    let mut own = File::from(openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).context("no terminal is to be had")?);
+    grantpt(&own)?;
+    unlockpt(&own)?;
+    let name = ptsname(&own, vec![])?;
+    let other = File::options().read(true).write(true).open(OsStr::from_bytes(name.to_bytes()))?;
+    command.env("TERM", "vt100").stdin(other.try_clone()?).stdout(other);
+    // It ends with Bochs, who would wait for a terminal that is full.
+    std::thread::spawn(move || std::io::copy(&mut own, &mut std::io::sink()));
+    Ok(())
+}
+
 fn configuration(
     bochs: &Bochs,
     machine: &Machine,
@@ -113,15 +134,20 @@ fn configuration(
     (rom, medium): (&Path, &str),
     ports: [u16; 2],
 ) -> String {
-    // The rfb display waits for nobody and needs neither a terminal nor a window.
+    // The rfb display waits for nobody and needs neither a terminal nor a window. The term display does not mind graphics, which
+    // it does not show, but for saying so as a panic.
+    let (display, panic) = match machine.extras.screen {
+        false => ("rfb, options=\"timeout=0\"", ""),
+        true => ("term", ", term=report"),
+    };
     let clock = if machine.clock == Clock::User { "slowdown" } else { "none" };
     format!(
         "memory: guest={}, host={}\nromimage: file={}\nvgaromimage: file={}\n\
          cpu: model={}, count={}, ips=50000000, reset_on_triple_fault=0\n\
          {medium}\n\
-         display_library: rfb, options=\"timeout=0\"\nsound: waveoutdrv=dummy, waveindrv=dummy, midioutdrv=dummy\n\
+         display_library: {display}\nsound: waveoutdrv=dummy, waveindrv=dummy, midioutdrv=dummy\n\
          com1: enabled=1, mode=socket-client, dev=127.0.0.1:{}\ncom2: enabled=1, mode=socket-client, dev=127.0.0.1:{}\n\
-         log: {}\npanic: action=fatal\nerror: action=ignore\ninfo: action=ignore\ndebug: action=ignore\n\
+         log: {}\npanic: action=fatal{panic}\nerror: action=ignore\ninfo: action=ignore\ndebug: action=ignore\n\
          clock: sync={clock}\n",
         machine.memory_mib,
         machine.memory_mib.min(MEMORY_KEPT_MIB),

@@ -184,7 +184,6 @@ mod tests {
                 named => Firmware::of(scenario.arch()).contains(&named),
             };
             assert!(boots, "{name} boots as its architecture can");
-            assert!(!scenario.extras.screen || !x86 || is_qemu_pc(scenario.machine), "{name} has a screen to look at");
             let image = matches!(scenario.firmware, Firmware::Image(..));
             assert!(image || scenario.guest != Guest::Shipped, "{name} has an image to take its guest from");
             assert!(!scenario.proves.is_empty(), "{name} says what it shows");

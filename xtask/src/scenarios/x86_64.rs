@@ -4,7 +4,7 @@
 use super::{End, Guest, PANIC_ON_PURPOSE, PLAIN, Scenario};
 use crate::arch::Dialect;
 use crate::firmware::{Boot, Drive, Firmware, Mistake, Rom};
-use crate::machine::{PC, PC_APICV, PC_NO_VMX};
+use crate::machine::{Extras, PC, PC_APICV, PC_NO_VMX};
 use crate::trouble::{Tables, Trouble};
 
 /// What any scenario here has.
@@ -168,6 +168,17 @@ pub const ALL: &[Scenario] = &[
         ],
         timeout: 180,
         ..TINY
+    },
+    Scenario {
+        name: "x86-screen",
+        proves: "Postern's lines of boot are on the screen that GRUB has set up at its wish, and the host is told of it",
+        extras: Extras { screen: true, ..Extras::NONE },
+        config: &[("screen", "yes")],
+        // It is over once the host has said what it sees.
+        guest: Guest::Garbage,
+        end: End::Reason("kernel"),
+        timeout: 60,
+        ..X86
     },
     Scenario {
         name: "x86-grub-uefi-linux",

@@ -11,8 +11,12 @@ use std::process::{Command, Stdio};
 /// What GRUB needs to read a CD and boot Postern; nothing else goes into its image.
 const MODULES: [&str; 5] = ["iso9660", "biosdisk", "multiboot2", "linux", "halt"];
 
+/// What it needs to set up a screen, from the BIOS and in UEFI.
+const SCREEN_MODULE: &str = "vbe";
+const EFI_SCREEN_MODULE: &str = "efi_gop";
+
 /// What it needs to look into the volume on a CD or on a disk that was one.
-const HYBRID_MODULES: [&str; 6] = ["iso9660", "biosdisk", "part_msdos", "loopback", "fat", "multiboot2"];
+const HYBRID_MODULES: [&str; 7] = ["iso9660", "biosdisk", "part_msdos", "loopback", "fat", "multiboot2", SCREEN_MODULE];
 
 /// The time that a CD is from, in Unix' seconds, and its files, as xorriso reads it: the first that FAT knows.
 const EPOCH: &str = "315532800";
@@ -45,6 +49,8 @@ pub struct Menu<'a> {
     pub load_only: bool,
     /// Commands before that.
     pub script: &'a [String],
+    /// Postern is to get a screen.
+    pub screen: bool,
 }
 
 /// A CD that is a disk as well.
@@ -99,6 +105,9 @@ impl Grub {
         let mut image = self.0.command("grub-mkimage");
         image.args(["-O", "i386-pc-eltorito", "-p", "/boot/grub", "-d"]).arg(self.0.usr("lib/grub/i386-pc"));
         image.arg("-c").arg(&config).arg("-o").arg(tree.join("eltorito.img")).args(MODULES);
+        if menu.screen {
+            image.arg(SCREEN_MODULE);
+        }
         if !menu.script.is_empty() {
             image.args(GRUB_MODULES);
         }
@@ -150,7 +159,8 @@ impl Grub {
         image.args(["-O", name, "-p", "/boot/grub", "-d"]).arg(modules).arg("-c").arg(&script).arg("-o").arg(&out);
         image.args(EFI_MODULES);
         // What starts Postern without the application there, and the application as a kernel here.
-        image.arg(if name == "x86_64-efi" { "multiboot2" } else { "linux" });
+        let start: &[&str] = if name == "x86_64-efi" { &["multiboot2", EFI_SCREEN_MODULE] } else { &["linux"] };
+        image.args(start);
         finish(&mut image, "grub-mkimage")?;
         Ok(out)
     }

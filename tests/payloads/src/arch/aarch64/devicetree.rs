@@ -29,6 +29,8 @@ pub struct Machine {
     pub arguments: &'static str,
     /// Address of the record that a boot through UEFI has left; 0 when there is none.
     pub record: u64,
+    /// A screen that firmware has set up: a device tree tells of none here.
+    pub screen: Option<loader::screen::Layout>,
     /// PSCI by SMC rather than HVC.
     pub psci_by_smc: bool,
 }

@@ -4,6 +4,7 @@ use super::{acpi, uart};
 use crate::list::List;
 use crate::pc;
 use core::ops::Range;
+use loader::screen::{Layout, Order};
 
 /// The machine.
 #[derive(Default)]
@@ -22,6 +23,8 @@ pub struct Machine {
     pub arguments: &'static str,
     /// Address of the record that a boot through UEFI has left; 0 when there is none.
     pub record: u64,
+    /// The screen that firmware has set up.
+    pub screen: Option<Layout>,
     /// Mailbox through which other CPUs are woken; zero when they are started with INIT and SIPI.
     pub mailbox: u64,
     /// A device in memory for tests: the I/O APIC.
@@ -58,6 +61,13 @@ impl Machine {
         machine.initrd = initrd..initrd + pair(0x21c, 0xc4);
         machine.arguments = arguments(pair(0x228, 0xc8));
         machine.record = record(long(0x250));
+        // A screen of firmware's (Linux `include/uapi/linux/screen_info.h`), in elements of 32 bits.
+        if word(0xc) >> 24 == 0x70 && word(0x16) & 0xffff == 32 {
+            let (start, size) = (pair(0x18, 0x3a), u64::from(word(0x1c)));
+            let (shape, stride) = (word(0x12), (word(0x24) & 0xffff) / 4);
+            let order = if word(0x24) >> 24 == 0 { Order::Rgb } else { Order::Bgr };
+            machine.screen = Layout::new(start, size, [shape & 0xffff, shape >> 16], stride, order);
+        }
         let madt = acpi::madt(long(0x70));
         machine.mailbox = madt.mailbox;
         let first = super::cpu::cpuid(1, 0).ebx >> 24;

@@ -24,6 +24,7 @@ mod record;
 mod remote;
 mod run;
 mod schedule;
+mod screen;
 mod siblings;
 mod soak;
 mod teardown;
@@ -49,6 +50,9 @@ fn main(boot: Boot) -> ! {
     let free = frames::free_bytes() >> 20;
     say!("host: {} CPUs, {free} MiB free, image at {:#x}", remote::cpus(), boot.image.start);
     record::show(&boot);
+    if bundle.config.get("screen").is_some() {
+        screen::show(&boot);
+    }
     let mode = bundle.config.get("mode").unwrap_or("run");
     let outcome = match mode {
         _ if !hostcall::present() => Err(String::from("no hypervisor answers the test host")),

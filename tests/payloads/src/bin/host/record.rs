@@ -25,7 +25,7 @@ pub fn show(boot: &Boot) {
 }
 
 /// A digest as text.
-struct Hex<'a>(&'a [u8]);
+pub struct Hex<'a>(pub &'a [u8]);
 
 impl fmt::Display for Hex<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
