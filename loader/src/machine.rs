@@ -32,6 +32,8 @@ pub struct Machine {
     pub screen: Option<Layout>,
     /// Address of ACPI's root pointer.
     pub rsdp: Option<u64>,
+    /// Multiboot2: firmware is UEFI, whose table of tables alone says where ACPI's root pointer is.
+    pub uefi: bool,
     /// Address of the record that the UEFI application leaves ([`crate::handoff`]); the host is told of it too.
     pub hand_off: Option<u64>,
 }

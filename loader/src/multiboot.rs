@@ -53,8 +53,10 @@ pub fn parse(info: &[u8], at: u64) -> Result<Machine, BootError> {
             TagType::AcpiV1 => rsdp[1] = Some((offset + TAG_HEADER) as u64),
             TagType::AcpiV2 => rsdp[0] = Some((offset + TAG_HEADER) as u64),
             TagType::Custom(MULTIBOOT_TAG) => {
+                machine.uefi = true;
                 machine.hand_off = tag.payload().first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
             }
+            TagType::Efi32 | TagType::Efi64 | TagType::EfiMmap => machine.uefi = true,
             TagType::Framebuffer => machine.screen = screen(tag.payload()),
             _ => {}
         }
@@ -270,6 +272,16 @@ mod tests {
             assert_eq!(machine.rsdp, Some(AT + offset));
         }
         assert_eq!(parse_tags(&[&good_map(), &module()]).expect("in order").rsdp, None);
+    }
+
+    #[test]
+    fn uefi_shows() {
+        let uefi = |tag: &[u8]| parse_tags(&[&good_map(), &module(), tag]).expect("in order").uefi;
+        assert!(!uefi(&tag(2, b"GRUB 2.12\0")) && !uefi(&tag(14, &[1; 20])));
+        let map = [48u32.to_le_bytes(), 1u32.to_le_bytes()].concat();
+        for tag in [tag(11, &[0; 4]), tag(12, &[0; 8]), tag(17, &map), tag(MULTIBOOT_TAG, &[0; 8])] {
+            assert!(uefi(&tag), "{tag:?}");
+        }
     }
 
     #[test]

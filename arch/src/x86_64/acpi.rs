@@ -3,29 +3,12 @@
 
 use super::acpi_check::{self, MADT};
 use super::acpi_power::Power;
-use acpi::address::AddressSpace;
-use acpi::fadt::Fadt;
 use acpi::madt::{Madt, MadtEntry};
-use acpi::{AcpiHandler, AcpiTable, PhysicalMapping};
-use core::ptr::NonNull;
+use core::pin::Pin;
 use loader::{BootError, Machine};
 
 /// A CPU that can be started (ACPI specification, "Local APIC Flags").
 const ENABLED: u32 = 1;
-
-/// Memory at its own address: what boot's page tables map.
-#[derive(Clone, Copy, Debug)]
-struct Low;
-
-impl AcpiHandler for Low {
-    unsafe fn map_physical_region<T>(&self, address: usize, size: usize) -> PhysicalMapping<Self, T> {
-        let pointer = NonNull::new(address as *mut T).expect("no table is at address 0");
-        // SAFETY: the check has read all of it.
-        unsafe { PhysicalMapping::new(address, pointer, size, size, *self) }
-    }
-
-    fn unmap_physical_region<T>(_: &PhysicalMapping<Self, T>) {}
-}
 
 fn read<'a>(at: u64, size: usize) -> Option<&'a [u8]> {
     let end = at.checked_add(size as u64)?;
@@ -33,23 +16,15 @@ fn read<'a>(at: u64, size: usize) -> Option<&'a [u8]> {
     (at != 0 && end <= 1 << 32).then(|| unsafe { core::slice::from_raw_parts(at as *const u8, size) })
 }
 
-/// Where firmware of the BIOS kind has put the root pointer.
-pub fn find() -> Option<u64> {
-    acpi_check::find_root_pointer(&read)
+/// Where the root pointer is, if there is one.
+pub fn find(machine: &Machine) -> Option<u64> {
+    acpi_check::root_pointer(machine, &read)
 }
 
 /// How the machine is switched off and reset. Only while boot's page tables are in use, and after [`init`].
 pub fn power(root: u64) -> Power {
     let fadt = acpi_check::find(root, b"FACP", &read).unwrap_or(&[]);
     Power::parse(fadt, acpi_check::code(fadt, &read).unwrap_or(&[]))
-}
-
-/// The table of this kind, if there is one and it is in order. The crate's own search takes every entry of the list for a
-/// table's address, and firmware leaves some at 0.
-fn table<T: AcpiTable>(root: u64) -> Option<PhysicalMapping<Low, T>> {
-    let table = acpi_check::find(root, T::SIGNATURE.as_str().as_bytes().first_chunk()?, &read)?;
-    // SAFETY: the check has read all of it.
-    Some(unsafe { Low.map_physical_region(table.as_ptr() as usize, table.len()) })
 }
 
 /// Puts the CPUs into `machine` and returns the port of the power management timer. Only while boot's page tables are in
@@ -59,8 +34,10 @@ fn table<T: AcpiTable>(root: u64) -> Option<PhysicalMapping<Low, T>> {
 /// Tables that are damaged or lack the CPUs; more CPUs than Postern can manage.
 pub fn init(machine: &mut Machine, root: u64) -> Result<Option<u16>, BootError> {
     acpi_check::check(root, &[b"APIC", b"FACP"], &read)?;
-    let madt = table::<Madt>(root).ok_or(MADT)?;
-    for entry in madt.get().entries() {
+    let madt = acpi_check::find(root, b"APIC", &read).ok_or(MADT)?;
+    // SAFETY: the check has read all of it, which is as long as this structure at least, and nothing moves it.
+    let madt = unsafe { Pin::new_unchecked(&*madt.as_ptr().cast::<Madt>()) };
+    for entry in madt.entries() {
         let (id, flags) = match entry {
             MadtEntry::LocalApic(entry) => (u64::from(entry.apic_id), entry.flags),
             MadtEntry::LocalX2Apic(entry) => (u64::from(entry.x2apic_id), entry.flags),
@@ -71,7 +48,5 @@ pub fn init(machine: &mut Machine, root: u64) -> Result<Option<u16>, BootError> 
         }
     }
     // Only a clock: a machine can do without.
-    let timer = table::<Fadt>(root).and_then(|fadt| fadt.pm_timer_block().ok().flatten());
-    let port = timer.filter(|timer| timer.address_space == AddressSpace::SystemIo);
-    Ok(port.and_then(|timer| u16::try_from(timer.address).ok()).filter(|port| *port != 0))
+    Ok(acpi_check::find(root, b"FACP", &read).and_then(acpi_check::pm_timer))
 }

@@ -5,7 +5,7 @@
 //! address that is not memory makes it fault. So the tables that it is going to read have to pass here first. Pure: memory
 //! comes through a function, so that damaged tables can be tried.
 
-use loader::BootError;
+use loader::{BootError, Machine};
 
 /// The bytes at a physical address, or none when they cannot be read.
 pub type Read<'a> = &'a dyn Fn(u64, usize) -> Option<&'a [u8]>;
@@ -37,9 +37,15 @@ pub fn is_root_pointer(bytes: &[u8]) -> bool {
     bytes.len() >= 20 && bytes.starts_with(b"RSD PTR ") && sum_is_zero(&bytes[..20])
 }
 
+/// Where the root pointer is: as the boot loader says, else where a BIOS puts it. In a PC's low memory UEFI puts nothing that
+/// may be believed (ACPI Specification 6.5, section 5.2.5.2).
+pub fn root_pointer(machine: &Machine, read: Read<'_>) -> Option<u64> {
+    machine.rsdp.or_else(|| if machine.uefi { None } else { find_root_pointer(read) })
+}
+
 /// Looks for the root pointer where a PC's firmware puts it: in the first KiB of the extended BIOS data area, or below
 /// 1 MiB, at a multiple of 16 bytes.
-pub fn find_root_pointer(read: Read<'_>) -> Option<u64> {
+fn find_root_pointer(read: Read<'_>) -> Option<u64> {
     let ebda = read(0x40e, 2).and_then(|segment| number(segment, 0, 2)).map_or(0, |segment| segment << 4);
     let first = if (0x8_0000..0xa_0000).contains(&ebda) { ebda..ebda + 1024 } else { 0..0 };
     first.step_by(16).chain((0xe_0000..0x10_0000).step_by(16)).find(|at| read(*at, 20).is_some_and(is_root_pointer))
@@ -74,6 +80,21 @@ pub fn check(root: u64, signatures: &[&[u8; 4]], read: Read<'_>) -> Result<(), B
 pub fn find<'a>(root: u64, signature: &[u8; 4], read: Read<'a>) -> Option<&'a [u8]> {
     let (list, width) = root_table(root, read).ok()?;
     list[HEADER..].chunks(width).find_map(|entry| table(number(entry, 0, width)?, signature, read))
+}
+
+/// The port of the power management timer that a FADT names (PM_TMR_LEN, X_PM_TMR_BLK, PM_TMR_BLK: section 5.2.9). It may be
+/// shorter than the specification has it: the crate's structure is as long as that of ACPI 6.
+pub fn pm_timer(fadt: &[u8]) -> Option<u16> {
+    const PORTS: u64 = 1;
+    if number(fadt, 91, 1)? != 4 {
+        return None;
+    }
+    let new = number(fadt, 212, 8).filter(|address| *address != 0);
+    let address = match new {
+        Some(address) => (number(fadt, 208, 1)? == PORTS).then_some(address)?,
+        None => number(fadt, 76, 4)?,
+    };
+    u16::try_from(address).ok().filter(|port| *port != 0)
 }
 
 /// The byte code of the DSDT that a FADT names, if it is in order.
@@ -286,6 +307,43 @@ mod tests {
         memory.put(0x118, &0x100u64.to_le_bytes());
         memory.sign(0x100, 36, 32);
         assert_eq!(memory.check(), Err(LIST), "the root pointer names itself");
+    }
+
+    #[test]
+    fn the_timer_is_found_in_tables_of_any_length() {
+        let mut fadt = vec![0; 276];
+        fadt[76..80].copy_from_slice(&0xb008u32.to_le_bytes());
+        assert_eq!(pm_timer(&fadt), None, "of no length");
+        fadt[91] = 4;
+        assert_eq!(pm_timer(&fadt), Some(0xb008));
+        fadt[208] = 1;
+        fadt[212..220].copy_from_slice(&0x608u64.to_le_bytes());
+        assert_eq!(pm_timer(&fadt), Some(0x608), "the newer field");
+        for length in 0..fadt.len() {
+            let found = match length {
+                0..92 => None,
+                92..220 => Some(0xb008),
+                _ => Some(0x608),
+            };
+            assert_eq!(pm_timer(&fadt[..length]), found, "{length} bytes");
+        }
+        fadt[208] = 0;
+        assert_eq!(pm_timer(&fadt), None, "in memory");
+        fadt[208] = 1;
+        fadt[214] = 1;
+        assert_eq!(pm_timer(&fadt), None, "no port has this number");
+    }
+
+    #[test]
+    fn uefi_leaves_no_root_pointer_in_low_memory() {
+        let mut memory = vec![0; 1 << 20];
+        memory[0xf_1230..0xf_1230 + 36].copy_from_slice(&machine(&[]).0[0x100..0x124]);
+        let find = |uefi, rsdp| {
+            let machine = Machine { uefi, rsdp, ..Machine::default() };
+            root_pointer(&machine, &|at, size| memory.get(at as usize..)?.get(..size))
+        };
+        assert_eq!((find(false, None), find(false, Some(0x5000))), (Some(0xf_1230), Some(0x5000)));
+        assert_eq!((find(true, None), find(true, Some(0x5000))), (None, Some(0x5000)));
     }
 
     #[test]

@@ -132,7 +132,7 @@ fn read_information(magic: u64, info: u64) -> Result<&'static [u8], BootError> {
 
 /// Puts the CPUs into `machine`, and finds the power management timer's port.
 fn find_cpus(machine: &mut Machine) -> Result<Option<u16>, BootError> {
-    machine.rsdp = machine.rsdp.or_else(acpi::find);
+    machine.rsdp = acpi::find(machine);
     let Some(root) = machine.rsdp else {
         console::write_line(format_args!("postern: no ACPI tables: using one CPU"));
         machine.cpus.push(apic::id());
