@@ -7,12 +7,10 @@ use crate::image::CYLINDER;
 use crate::setup::bochs::Bochs;
 use crate::setup::grub::Grub;
 use anyhow::{Context, Result, anyhow, bail};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use std::ffi::OsStr;
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -116,11 +114,11 @@ fn switch_on(bochs: &Bochs, machine: &Machine, desk: Desk, rom: Option<&Path>, m
 
 /// Gives Bochs a terminal that nobody looks at.
 fn give_terminal(command: &mut Command) -> Result<()> {
-    let mut own = File::from(openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).context("no terminal is to be had")?);
-    grantpt(&own)?;
+    // Not the one that rules whoever runs this.
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
+    let mut own = File::from(openpt(flags).context("no terminal is to be had")?);
     unlockpt(&own)?;
-    let name = ptsname(&own, vec![])?;
-    let other = File::options().read(true).write(true).open(OsStr::from_bytes(name.to_bytes()))?;
+    let other = ioctl_tiocgptpeer(&own, flags)?;
     command.env("TERM", "vt100").stdin(other.try_clone()?).stdout(other);
     // It ends with Bochs, who would wait for a terminal that is full.
     std::thread::spawn(move || std::io::copy(&mut own, &mut std::io::sink()));
