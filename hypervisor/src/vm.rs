@@ -155,6 +155,13 @@ impl Vm {
         slot.and_then(Once::get).copied().ok_or(Refused::NoSuch("vCPU"))
     }
 
+    /// Whether all of so many bytes from an address on are RAM, and there are any. `address` has no shared bit.
+    #[inline(always)]
+    pub fn is_ram(&self, address: u64, bytes: u64) -> bool {
+        let before = address.wrapping_sub(self.config.ram_base);
+        before < self.config.ram_size && bytes.wrapping_sub(1) < self.config.ram_size - before
+    }
+
     /// The RAM frame that an address is in; `None` when it is outside RAM. `address` has no shared bit.
     pub fn ram(&self, address: u64) -> Option<Gfn> {
         let within = address.checked_sub(self.config.ram_base)? < self.config.ram_size;

@@ -313,8 +313,9 @@ impl Vcpu {
         let mut first = true;
         loop {
             let mut now = timer::now();
-            let mut end = quiet_until;
-            if vm.at(now) >= end {
+            let left = if vm.at(now) < quiet_until {
+                quiet_until - vm.at(now)
+            } else {
                 // Of exceptions without end, the last of which is queued.
                 if self.dead {
                     return Exit::Shutdown;
@@ -325,11 +326,11 @@ impl Vcpu {
                     return Exit::Interrupt;
                 }
                 first = false;
-                end = self.apic.deadline().map_or(self.slice, |deadline| deadline.min(self.slice));
+                let end = self.apic.deadline().map_or(self.slice, |deadline| deadline.min(self.slice));
                 quiet_until = if quiet { end } else { 0 };
                 now = timer::now();
-            }
-            let left = end.saturating_sub(vm.at(now));
+                end.saturating_sub(vm.at(now))
+            };
             vmx::write(field::PREEMPTION_TIMER, exits::preemption_timer(left, rate));
             // The reason only: the rest of a guest's exit is not for the host that reads the counters.
             section::end(now, self.reason.into());
@@ -375,7 +376,6 @@ impl Vcpu {
         }
     }
 
-    #[inline(never)]
     fn exited<C: QuickCalls>(&mut self, vm: &Vm, calls: &C) -> Exit {
         let reason = vmx::read(field::EXIT_REASON) as u32;
         self.reason = reason & 0xffff;

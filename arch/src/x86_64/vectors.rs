@@ -78,8 +78,8 @@ postern_enter_window:
     lea     rax, [rip + {generation}]
     mov     rax, [rax + rdx * 8]
     cmp     rax, gs:[{seen} + rdx * 8]
-    jne     postern_enter_stale
-    test    rsi, rsi
+    jne     4f
+1:  test    rsi, rsi
     // None of these changes the flags.
     mov     rax, [rdi]
     mov     rcx, [rdi + 8]
@@ -100,6 +100,18 @@ postern_enter_window:
     vmlaunch
     jmp     3f
 2:  vmresume
+    jmp     3f
+    // Forgets what this CPU must not use in the space any more, and then says that it has (SDM volume 3, "Serializing
+    // Instructions": INVEPT is one). RAX: the generation, from before EPTP is read. Whoever makes another one from now on
+    // sees that this CPU has not got it, and sends an NMI. Those have a stack of their own, so there is room below RSP.
+4:  lea     rcx, [rip + {eptp}]
+    mov     rcx, [rcx + rdx * 8]
+    mov     [rsp - 16], rcx
+    mov     qword ptr [rsp - 8], 0
+    mov     ecx, {single_context}
+    invept  rcx, [rsp - 16]
+    xchg    gs:[{seen} + rdx * 8], rax
+    jmp     1b
     .global postern_enter_window_end
 postern_enter_window_end:
 3:  mov     eax, {failed}
@@ -108,17 +120,6 @@ postern_enter_window_end:
 postern_enter_aborted:
     mov     eax, {aborted}
     jmp     4f
-    // Forgets what this CPU must not use in the space any more, and then says that it has (SDM volume 3, "Serializing
-    // Instructions": INVEPT is one). RAX: the generation, from before EPTP is read.
-postern_enter_stale:
-    push    0
-    lea     rcx, [rip + {eptp}]
-    push    [rcx + rdx * 8]
-    mov     ecx, {single_context}
-    invept  rcx, [rsp]
-    add     rsp, 16
-    xchg    gs:[{seen} + rdx * 8], rax
-    jmp     postern_enter_window
 
     .balign 64
     // Exits on CPUs that would predict Postern's returns by the calls of whoever ran: all, or the first. What such a return does

@@ -10,9 +10,7 @@ use core::sync::atomic::Ordering::Relaxed;
 pub fn run(call: &Call<'_>, shown: &mut Shown<'_>) -> Answer {
     let (start, size) = (shown.get(R12), shown.get(R13));
     let alias = call.vm.alias;
-    let shared = |address: u64| address & alias != 0 && call.vm.ram(address & !alias).is_some();
-    let last = size.checked_sub(1).and_then(|more| start.checked_add(more));
-    if !last.is_some_and(|last| shared(start) && shared(last)) {
+    if start & alias == 0 || !call.vm.is_ram(start ^ alias, size) {
         return shown.refuse(call, vmcall::INVALID_OPERAND);
     }
     if !(start | size).is_multiple_of(abi::FRAME_SIZE) {

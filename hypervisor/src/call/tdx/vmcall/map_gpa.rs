@@ -13,10 +13,8 @@ const FRAMES: u64 = 12;
 pub fn run(call: &Call<'_>, shown: &mut Shown<'_>) -> Answer {
     let (start, size) = (shown.get(R12), shown.get(R13));
     let half = start & call.vm.alias;
-    // Both ends in RAM and in one half, which leaves no room to wrap around.
-    let ram = |address: u64| call.vm.ram(address ^ half).is_some();
-    let last = size.checked_sub(1).and_then(|more| start.checked_add(more));
-    if !last.is_some_and(|last| ram(start) && ram(last)) {
+    // All of it in one half: RAM is below the bit that selects that.
+    if !call.vm.is_ram(start ^ half, size) {
         return shown.refuse_at(call, vmcall::INVALID_OPERAND, start);
     }
     if !(start | size).is_multiple_of(abi::FRAME_SIZE) {

@@ -40,29 +40,33 @@ pub fn call(leaf: u64, rcx: u64, rdx: u64, r8: u64, r9: u64) -> [u64; 12] {
     output
 }
 
-/// TDG.VP.VMCALL with R11 to R15: R10 to R15 of the answer.
+/// TDG.VP.VMCALL with R11 to R15: R10 and R11 of the answer.
 #[unsafe(link_section = ".text.tdcall")]
 #[inline(never)]
-pub fn vmcall(function: u64, [r12, r13, r14, r15]: [u64; 4]) -> [u64; 6] {
-    let status: u64;
-    let mut output = [0; 6];
+fn vmcall_with(function: u64, r12: u64, r13: u64, r14: u64, r15: u64) -> (u64, u64) {
+    let (status, r10, r11): (u64, u64, u64);
     // SAFETY: as above.
     unsafe {
         asm!(
             ".byte 0x66, 0x0f, 0x01, 0xcc",
             inlateout("rax") leaf::VP_VMCALL => status,
             in("rcx") OPEN,
-            inlateout("r10") 0u64 => output[0],
-            inlateout("r11") function => output[1],
-            inlateout("r12") r12 => output[2],
-            inlateout("r13") r13 => output[3],
-            inlateout("r14") r14 => output[4],
-            inlateout("r15") r15 => output[5],
+            inlateout("r10") 0u64 => r10,
+            inlateout("r11") function => r11,
+            inlateout("r12") r12 => _,
+            inlateout("r13") r13 => _,
+            inlateout("r14") r14 => _,
+            inlateout("r15") r15 => _,
             options(nostack),
         );
     }
-    assert!(status == 0, "TDG.VP.VMCALL {function:#x} answers {status:#x}");
-    output
+    assert!(status == 0, "a TDG.VP.VMCALL is refused as such");
+    (r10, r11)
+}
+
+/// TDG.VP.VMCALL with R11 to R15: R10 and R11 of the answer.
+pub fn vmcall(function: u64, [r12, r13, r14, r15]: [u64; 4]) -> [u64; 2] {
+    vmcall_with(function, r12, r13, r14, r15).into()
 }
 
 /// Bits of a guest physical address, the shared one included.
@@ -102,15 +106,26 @@ pub fn exception_info() -> ExceptionInfo {
     ExceptionInfo { reason: output[RCX] & 0xffff_ffff, qualification: output[RDX], address: output[R9] }
 }
 
-/// TDG.MEM.PAGE.ACCEPT: the completion status. Level 0 is 4 KiB, level 1 is 2 MiB.
+/// TDG.MEM.PAGE.ACCEPT: the completion status, which is all that the leaf changes. Level 0 is 4 KiB, level 1 is 2 MiB.
+#[unsafe(link_section = ".text.tdcall")]
+#[inline(never)]
 pub fn accept(address: u64, level: u64) -> u64 {
-    call(leaf::MEM_PAGE_ACCEPT, address | level, 0, 0, 0)[RAX]
+    let status;
+    // SAFETY: as above: memory becomes the caller's.
+    unsafe {
+        asm!(
+            ".byte 0x66, 0x0f, 0x01, 0xcc",
+            inlateout("rax") leaf::MEM_PAGE_ACCEPT => status,
+            in("rcx") address | level,
+            options(nostack),
+        );
+    }
+    status
 }
 
 /// MapGPA, once: status and R11.
 pub fn map_gpa_once(start: u64, bytes: u64) -> (u64, u64) {
-    let answer = vmcall(sub::MAP_GPA, [start, bytes, 0, 0]);
-    (answer[0], answer[1])
+    vmcall_with(sub::MAP_GPA, start, bytes, 0, 0)
 }
 
 /// MapGPA until the whole range is done; it is shared if `start` has the shared bit.
@@ -159,7 +174,7 @@ pub fn make_private(start: u64, bytes: u64) -> Result<(), u64> {
 
 /// Asks the host for a device register; `address` has no shared bit.
 pub fn mmio_read(address: u64, size: u64) -> u64 {
-    let [status, value, ..] = vmcall(sub::MMIO, [size, 0, address | shared_bit(), 0]);
+    let [status, value] = vmcall(sub::MMIO, [size, 0, address | shared_bit(), 0]);
     assert!(status == 0, "the read of {address:#x} answers {status:#x}");
     value
 }

@@ -22,8 +22,11 @@ pub fn services(world: &World) -> Result<(), String> {
     expect!("ATTRIBUTES", info[RDX], tdx::ATTRIBUTES);
     expect!("vCPUs", info[R8] & 0xffff_ffff, world.machine.cpus.len() as u64);
     expect!("the vCPU's index", info[R9], percpu::index() as u64);
-    let answer = tdcall::vmcall(vmcall::GET_INFO, [0; 4]);
-    require!(answer[..5] == [0; 5], "GetTdVmCallInfo answers {answer:x?}");
+    let mut input = payloads::registers::pattern(11);
+    (input[RAX], input[RCX], input[R10]) = (leaf::VP_VMCALL, 0xfc00, 0);
+    (input[R11], input[R12]) = (vmcall::GET_INFO, 0);
+    let answer = &payloads::registers::around_tdcall(&input)[R10..R15];
+    require!(answer == [0; 5], "GetTdVmCallInfo answers {answer:x?}");
     expect!("no sub-function", tdcall::vmcall(0x77, [0; 4])[0], vmcall::SUBFUNC_UNSUPPORTED);
     Ok(())
 }
