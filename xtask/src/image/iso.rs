@@ -5,7 +5,7 @@
 //! into any file.
 
 use super::{Content, disk};
-use crate::setup::grub::{Grub, Hybrid};
+use crate::setup::grub::{Grub, Hybrid, SCREEN_MODES};
 use anyhow::{Context, Result, ensure};
 use loader::config::{self, Config, Tpm};
 use std::fs;
@@ -14,10 +14,6 @@ use std::path::Path;
 
 /// The volume's path on the CD.
 const VOLUME: &str = "/boot/postern/volume.img";
-
-/// Modes of a screen that GRUB tries; where there is none of them it leaves the BIOS' text. Without this it would take any, and
-/// GRUB 2.12 damages its information for modes with a palette: that has no room for one.
-const SCREENS: &str = "1280x1024x32,1024x768x32,800x600x32,640x480x32";
 
 /// Who a CD's boot record is for, and where that is said, in bytes ("El Torito" 1.0, section "Boot Record Volume Descriptor").
 const EL_TORITO: &[u8; 23] = b"EL TORITO SPECIFICATION";
@@ -58,7 +54,7 @@ impl Bios {
     fn script(&self) -> String {
         let Bios { hypervisor, bundle } = self;
         let load = format!("multiboot2 {hypervisor}\nmodule2 {bundle}");
-        format!("loopback volume {VOLUME}\nset root=volume\n{load}\nset gfxpayload={SCREENS}\nboot\n")
+        format!("loopback volume {VOLUME}\nset root=volume\n{load}\nset gfxpayload={SCREEN_MODES}\nboot\n")
     }
 }
 

@@ -31,7 +31,6 @@ impl Desk {
             linux: machine.append.as_deref(),
             load_only: machine.load_only,
             script: &machine.trouble.commands(machine.memory_mib),
-            screen: machine.extras.screen,
         };
         grub.cd(self.folder(), &menu, &cd)?;
         Ok(cd)

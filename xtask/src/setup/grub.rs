@@ -11,12 +11,13 @@ use std::process::{Command, Stdio};
 /// What GRUB needs to read a CD and boot Postern; nothing else goes into its image.
 const MODULES: [&str; 5] = ["iso9660", "biosdisk", "multiboot2", "linux", "halt"];
 
-/// What it needs to set up a screen, from the BIOS and in UEFI.
-const SCREEN_MODULE: &str = "vbe";
-const EFI_SCREEN_MODULE: &str = "efi_gop";
+/// Modes of a screen that it tries when the BIOS has started it; where there is none of them it leaves the BIOS' text. Without
+/// this it would take any that there is, and GRUB 2.12 writes beyond the room for its information, into its own code, when a mode
+/// has a palette (Bochs' rfb display has no others).
+pub const SCREEN_MODES: &str = "1280x1024x32,1024x768x32,800x600x32,640x480x32";
 
 /// What it needs to look into the volume on a CD or on a disk that was one.
-const HYBRID_MODULES: [&str; 7] = ["iso9660", "biosdisk", "part_msdos", "loopback", "fat", "multiboot2", SCREEN_MODULE];
+const HYBRID_MODULES: [&str; 6] = ["iso9660", "biosdisk", "part_msdos", "loopback", "fat", "multiboot2"];
 
 /// The time that a CD is from, in Unix' seconds, and its files, as xorriso reads it: the first that FAT knows.
 const EPOCH: &str = "315532800";
@@ -49,8 +50,6 @@ pub struct Menu<'a> {
     pub load_only: bool,
     /// Commands before that.
     pub script: &'a [String],
-    /// Postern is to get a screen.
-    pub screen: bool,
 }
 
 /// A CD that is a disk as well.
@@ -98,6 +97,9 @@ impl Grub {
             place(module, &tree.join(format!("module{index}")))?;
             script.push_str(&format!("{module_command} /boot/module{index}\n"));
         }
+        if menu.linux.is_none() {
+            script.push_str(&format!("set gfxpayload={SCREEN_MODES}\n"));
+        }
         menu.script.iter().for_each(|line| script.push_str(&format!("{line}\n")));
         script.push_str(if menu.load_only { "halt\n" } else { "boot\n" });
         let config = folder.join("grub.cfg");
@@ -105,9 +107,6 @@ impl Grub {
         let mut image = self.0.command("grub-mkimage");
         image.args(["-O", "i386-pc-eltorito", "-p", "/boot/grub", "-d"]).arg(self.0.usr("lib/grub/i386-pc"));
         image.arg("-c").arg(&config).arg("-o").arg(tree.join("eltorito.img")).args(MODULES);
-        if menu.screen {
-            image.arg(SCREEN_MODULE);
-        }
         if !menu.script.is_empty() {
             image.args(GRUB_MODULES);
         }
@@ -159,7 +158,7 @@ impl Grub {
         image.args(["-O", name, "-p", "/boot/grub", "-d"]).arg(modules).arg("-c").arg(&script).arg("-o").arg(&out);
         image.args(EFI_MODULES);
         // What starts Postern without the application there, and the application as a kernel here.
-        let start: &[&str] = if name == "x86_64-efi" { &["multiboot2", EFI_SCREEN_MODULE] } else { &["linux"] };
+        let start: &[&str] = if name == "x86_64-efi" { &["multiboot2", "efi_gop"] } else { &["linux"] };
         image.args(start);
         finish(&mut image, "grub-mkimage")?;
         Ok(out)
