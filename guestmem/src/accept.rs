@@ -30,7 +30,16 @@ impl<M: Machine> Core<M> {
     /// # Errors
     /// [`Refusal::OutOfRange`], [`Refusal::Unaligned`], [`Refusal::Busy`], [`Refusal::NoPool`], [`Refusal::NoMeta`],
     /// [`Refusal::Poisoned`], [`Refusal::Dying`]; [`Refusal::WrongVisibility`] when it is shared.
+    #[inline(always)]
     pub fn accept(&self, vm: &Guest, gfn: Gfn, size: Size) -> Result<Acceptance, Refusal> {
+        if size == Size::Page && self.accept_ready(vm, gfn)? {
+            return Ok(Acceptance::Accepted);
+        }
+        self.accept_any(vm, gfn, size)
+    }
+
+    #[inline(never)]
+    fn accept_any(&self, vm: &Guest, gfn: Gfn, size: Size) -> Result<Acceptance, Refusal> {
         vm.check_range(gfn, size.frames())?;
         vm.check_live()?;
         match size {
@@ -49,11 +58,6 @@ impl<M: Machine> Core<M> {
     }
 
     fn accept_page(&self, vm: &Guest, gfn: Gfn, structure: Option<&VmLock<'_>>) -> Result<Acceptance, Lack> {
-        if structure.is_none()
-            && let Some(accepted) = self.accept_ready(vm, gfn)?
-        {
-            return Ok(accepted);
-        }
         let (mut block, frame, record) = match self.resolve(vm, gfn) {
             Err(Refusal::Absent) => return Ok(self.accept_absent(vm, gfn)?),
             resolved => resolved?,
@@ -76,26 +80,27 @@ impl<M: Machine> Core<M> {
         Ok(Acceptance::Accepted)
     }
 
-    /// [`Core::accept_page`] of a page that waits for it in a table of its own, which is what nearly all do; nothing, and
-    /// nothing changed, for others.
-    #[inline]
-    fn accept_ready(&self, vm: &Guest, gfn: Gfn) -> Result<Option<Acceptance>, Refusal> {
-        let Some(over) = self.over(vm, Visibility::Private, gfn) else { return Ok(None) };
-        let Some(frame) = self.page_below(over, gfn).and_then(Self::frame_in) else { return Ok(None) };
+    /// [`Core::accept`] of a page that waits for it in a table of its own, which is what nearly all do; false, and nothing
+    /// changed, for others.
+    #[inline(never)]
+    fn accept_ready(&self, vm: &Guest, gfn: Gfn) -> Result<bool, Refusal> {
+        vm.check_range(gfn, 1)?;
+        let Some(over) = self.over(vm, Visibility::Private, gfn) else { return Ok(false) };
+        let Some(frame) = self.page_below(over, gfn).and_then(Self::frame_in) else { return Ok(false) };
         let (cell, word) = self.try_lock_cell(frame)?;
         let mut block = Block::locked(self, cell, word, frame.block_start());
         let record = block.record(frame);
         self.admit(vm, gfn, &record, &mut block)?;
         // Again, under the lock: the table may have been another's before.
-        let Some(slot) = self.page_in(over, gfn).filter(|_| block.whole().is_none()) else { return Ok(None) };
+        let Some(slot) = self.page_in(over, gfn).filter(|_| block.whole().is_none()) else { return Ok(false) };
         if record.state != State::Pending {
-            return Ok(None);
+            return Ok(false);
         }
         let state = permit(record, Event::Accept, Some(vm.id()))?;
         slot.store(Self::guest_leaf(frame, PAGE_LEVEL, Visibility::Private), Ordering::Release);
         self.machine.publish();
         block.set(frame, Record { state, ..record });
-        Ok(Some(Acceptance::Accepted))
+        Ok(true)
     }
 
     /// Nothing is there: what comes is private if the guest has not said otherwise, zero, and needs no acceptance.

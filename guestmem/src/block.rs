@@ -249,10 +249,9 @@ impl<'a, M: Machine> Block<'a, M> {
     /// The host's entry for a frame of a split block.
     #[inline(always)]
     pub fn host_page(&self, frame: Pfn) -> Option<&'a Word> {
-        let root = self.core.host_root.load(Ordering::Relaxed);
-        let slot =
-            if root == 0 { None } else { self.core.slot_near(&self.core.host_near, Pfn::new(root), frame.get()) };
-        match Core::<M>::read(slot?.load(Ordering::Relaxed), BLOCK_LEVEL) {
+        let root = || Some(self.core.host_root()).filter(|root| root.get() != 0);
+        let slot = self.core.slot_near(&self.core.host_near, root, frame.get())?;
+        match Core::<M>::read(slot.load(Ordering::Relaxed), BLOCK_LEVEL) {
             Slot::Table(table) => Some(&self.core.machine.words(table)[frame.in_block()]),
             _ => None,
         }

@@ -77,7 +77,7 @@ impl<M: Machine> Core<M> {
     ///
     /// # Errors
     /// When nothing could be done, as [`Core::share`] and [`Core::unshare`] at `gfns.start`.
-    #[inline]
+    #[inline(always)]
     pub fn convert(&self, vm: &Guest, gfns: Range<Gfn>, to: Visibility, budget: &mut Budget) -> Result<Gfn, Refusal> {
         if gfns.end.since(gfns.start) == 1 {
             match self.convert_page(vm, gfns.start, to) {
@@ -94,7 +94,7 @@ impl<M: Machine> Core<M> {
     ///
     /// # Errors
     /// As [`Core::share`] and [`Core::unshare`], with the page as it was. [`Core::convert`] may still know what to do.
-    #[inline]
+    #[inline(always)]
     pub fn convert_page(&self, vm: &Guest, gfn: Gfn, to: Visibility) -> Result<(), Refusal> {
         let done = match to {
             Visibility::Shared => self.share(vm, gfn),

@@ -233,7 +233,7 @@ impl<M: Machine> Core<M> {
         let state = self.taken_back(vm, record, permit(record, event, Some(vm.id()))?)?;
         // Again, under the lock: the table may have been another's before.
         let private = self.page_in(over, gfn).ok_or(Lack::Structure)?;
-        let over = self.over(vm, Visibility::Shared, gfn).ok_or(Lack::Structure)?;
+        let over = self.over_alive(vm, Visibility::Shared, alias).ok_or(Lack::Structure)?;
         let shared = self.page_in(over, gfn).ok_or(Lack::Structure)?;
         let wish = self.wanted_word(vm, gfn).ok_or(Lack::Structure)?;
         if block.whole().is_some() {

@@ -113,8 +113,8 @@ impl<M: Machine> Core<M> {
 
     /// The 2 MiB entry for frame number `number` below `root`, as far as there are tables. `near` is the root's.
     #[inline(always)]
-    pub(crate) fn slot_near(&self, near: &Near, root: Pfn, number: u64) -> Option<&Word> {
-        let table = near.get(number).or_else(|| self.draw_near(near, root, number))?;
+    pub(crate) fn slot_near(&self, near: &Near, root: impl FnOnce() -> Option<Pfn>, number: u64) -> Option<&Word> {
+        let table = near.get(number).or_else(|| self.draw_near(near, root()?, number))?;
         Some(&self.machine.words(table)[(number >> level_shift(BLOCK_LEVEL)) as usize % 512])
     }
 
@@ -139,7 +139,13 @@ impl<M: Machine> Core<M> {
         if vm.check_live().is_err() {
             return self.slot(vm.root(), number, BLOCK_LEVEL);
         }
-        self.slot_near(&vm.near[half as usize], vm.root(), number)
+        self.over_alive(vm, half, number)
+    }
+
+    /// [`Core::over`] in a VM that is known to live, by the frame's number in that half.
+    #[inline(always)]
+    pub(crate) fn over_alive(&self, vm: &Guest, half: Visibility, number: u64) -> Option<&Word> {
+        self.slot_near(&vm.near[half as usize], || Some(vm.root()), number)
     }
 
     /// The frame that belongs to a guest frame, mapped there or not. Without a lock this is only a candidate.
