@@ -3,6 +3,8 @@
 //! Results are in registers that differ from leaf to leaf, and all others keep what they hold. So handlers write their
 //! results themselves, say themselves what the host has to do ([`Call::leave`]), and answer with what is left: the status in
 //! RAX.
+//!
+//! What a guest calls by the thousand is inlined into the loop that runs it, and all else has a frame of its own.
 
 mod fields;
 mod mem_page_accept;
