@@ -35,24 +35,25 @@ impl Wish<'_> {
 const RUN_WORDS: u64 = 1024;
 
 impl<M: Machine> Core<M> {
+    /// The entry of the index page for a place in the map; none without an index page.
     #[inline(always)]
-    fn index_entry(&self, vm: &Guest, gfn: Gfn) -> Option<&Word> {
+    fn index_entry(&self, vm: &Guest, at: u64) -> Option<&Word> {
         let index = Pfn::new(vm.bitmap.load(Ordering::Acquire));
         if index.get() == 0 {
             return None;
         }
         // Postern's own number, and so RAM for sure.
-        Some(&self.machine.words(index)[(gfn.since(vm.map_base()) / BITMAP_FRAMES) as usize % 512])
+        Some(&self.machine.words(index)[(at / BITMAP_FRAMES) as usize % 512])
     }
 
     /// A guest frame's bit; none while the page is missing. `gfn` is in RAM.
     #[inline(always)]
     pub(crate) fn wanted_word(&self, vm: &Guest, gfn: Gfn) -> Option<Wish<'_>> {
-        let page = self.index_entry(vm, gfn)?.load(Ordering::Acquire);
+        let at = vm.place_in_map(gfn);
+        let page = self.index_entry(vm, at)?.load(Ordering::Acquire);
         if page == 0 {
             return None;
         }
-        let at = gfn.since(vm.map_base());
         Some(Wish { word: self.entry(Pfn::new(page), at / 64)?, bit: at % 64 })
     }
 
@@ -73,7 +74,6 @@ impl<M: Machine> Core<M> {
     /// The longest run from the start of a range of RAM that wants the same, as far as the words allow.
     pub(crate) fn wanted_run(&self, vm: &Guest, gfns: Range<Gfn>) -> (Visibility, Gfn) {
         let wanted = self.wanted(vm, gfns.start);
-        let base = vm.map_base();
         let mut at = gfns.start;
         for _ in 0..RUN_WORDS {
             if at >= gfns.end {
@@ -82,7 +82,7 @@ impl<M: Machine> Core<M> {
             let same = match self.wanted_word(vm, at) {
                 None if wanted == Visibility::Shared => return (wanted, at),
                 // The whole page is missing: on to the next one.
-                None => BITMAP_FRAMES - at.since(base) % BITMAP_FRAMES,
+                None => BITMAP_FRAMES - vm.place_in_map(at) % BITMAP_FRAMES,
                 Some(Wish { word, bit }) => {
                     let word = word.load(Ordering::Relaxed) >> bit;
                     let same = if wanted == Visibility::Shared { word.trailing_ones() } else { word.trailing_zeros() };
@@ -100,7 +100,7 @@ impl<M: Machine> Core<M> {
 
     /// Frames that the map of shared pages lacks before bits of a range within one bitmap page can be set.
     pub(crate) fn wanted_missing(&self, vm: &Guest, gfn: Gfn) -> u64 {
-        match self.index_entry(vm, gfn) {
+        match self.index_entry(vm, vm.place_in_map(gfn)) {
             None => 2,
             Some(entry) => u64::from(entry.load(Ordering::Acquire) == 0),
         }
@@ -113,7 +113,7 @@ impl<M: Machine> Core<M> {
             let index = vm.take_meta(&self.machine, structure).ok_or(Refusal::NoMeta)?;
             vm.bitmap.store(index.get(), Ordering::Release);
         }
-        let entry = self.index_entry(vm, gfn).ok_or(Refusal::OutOfRange)?;
+        let entry = self.index_entry(vm, vm.place_in_map(gfn)).ok_or(Refusal::OutOfRange)?;
         if entry.load(Ordering::Relaxed) == 0 {
             let page = vm.take_meta(&self.machine, structure).ok_or(Refusal::NoMeta)?;
             entry.store(page.get(), Ordering::Release);
@@ -127,7 +127,7 @@ impl<M: Machine> Core<M> {
         while at < gfns.end {
             let left = gfns.end.since(at);
             let step = match self.wanted_word(vm, at) {
-                None => BITMAP_FRAMES - at.since(vm.map_base()) % BITMAP_FRAMES,
+                None => BITMAP_FRAMES - vm.place_in_map(at) % BITMAP_FRAMES,
                 Some(Wish { word, bit }) => {
                     let step = left.min(64 - bit);
                     let mask = (u64::MAX >> (64 - step)) << bit;

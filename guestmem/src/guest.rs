@@ -230,10 +230,11 @@ impl Guest {
         }
     }
 
-    /// Guest frame of the first bit of the map of shared pages.
-    #[inline]
-    pub(crate) fn map_base(&self) -> Gfn {
-        self.map_base
+    /// Place of a frame of RAM in the map of shared pages.
+    #[inline(always)]
+    pub(crate) fn place_in_map(&self, gfn: Gfn) -> u64 {
+        // The base is not above RAM.
+        gfn.get().wrapping_sub(self.map_base.get())
     }
 
     /// Whether a layout fits the machine's tables, records and bitmaps.
@@ -245,7 +246,7 @@ impl Guest {
             (FRAME_SHIFT..48).contains(&bit)
                 && end.get() <= 1 << (bit - FRAME_SHIFT)
                 && 2 << (bit - FRAME_SHIFT) <= Core::<M>::REACH
-                && end.since(self.map_base()) <= ALIASED_RAM_MAX
+                && end.since(self.map_base) <= ALIASED_RAM_MAX
         });
         let acceptance_fits = self.layout.alias.is_some() || !self.layout.accepts;
         sane && root_aligned && alias_fits && acceptance_fits
