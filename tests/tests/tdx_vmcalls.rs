@@ -290,7 +290,7 @@ fn whoever_asked_is_told_that_a_quote_is_finished() {
         };
         assert!(!told(0));
         changes(guest, SETUP_EVENT_NOTIFY, &[(R12, 77)], &[]);
-        assert_eq!(guest.does(0, ask.clone()), exit::WAIT);
+        assert_eq!(guest.does(0, ask.clone()), exit::INTERRUPT, "the interrupt is delivered when it is entered anew");
         assert!(told(0) && !told(1));
         let setup = Guest::td_vm(SETUP_EVENT_NOTIFY, &[(R12, 77)]);
         assert_eq!(guest.does(1, setup), exit::WAIT);

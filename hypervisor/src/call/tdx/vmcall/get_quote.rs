@@ -33,7 +33,9 @@ fn notify(call: &Call<'_>, shown: &mut Shown<'_>) -> Answer {
     let intid = call.vm.notify.load(Relaxed);
     let told = if intid == 0 { None } else { call.vm.arch.0.set_spi(intid, true) };
     match told {
-        Some(index) if index != call.page.index => shown.success_then(call, Reason::Wake(1 << index)),
-        _ => shown.success(),
+        // It looks for interrupts when it is entered anew.
+        Some(index) if index == call.page.index => shown.success_then(call, Reason::Interrupt),
+        Some(index) => shown.success_then(call, Reason::Wake(1 << index)),
+        None => shown.success(),
     }
 }
