@@ -61,13 +61,14 @@ pub fn received(data: &[u8]) {
     let mut machine = Machine { hand_off: Some(AT), ..Machine::default() };
     machine.memory.push(AT..AT + data.len() as u64);
     let read = |range: &crate::Bytes| data.get((range.start - AT) as usize..(range.end - AT) as usize);
-    let taken = received::receive(&mut machine, core::slice::from_ref(&(AT + 4096..AT + 8192)), &read)
+    let received = received::receive(&mut machine, core::slice::from_ref(&(AT + 4096..AT + 8192)), &read)
         .0
         .expect("there is a record")
-        .is_ok();
+        .ok();
+    let taken = received.is_some();
     assert!(taken == machine.hand_off.is_some() && taken == machine.reserved.iter().any(|kept| kept.contains(&AT)));
     assert!(machine.reserved.iter().all(|kept| AT <= kept.start && kept.end <= AT + data.len() as u64));
-    if let Some(screen) = &machine.screen {
+    if let Some(screen) = received.and_then(|received| received.screen()) {
         let elements = u64::from(screen.stride) * u64::from(screen.height);
         assert!(elements * 4 <= screen.memory.end - screen.memory.start && screen.width <= screen.stride);
     }

@@ -21,6 +21,13 @@ pub struct Received {
     pub measurements: usize,
 }
 
+impl Received {
+    /// The screen of the record, which nobody has compared with the machine: [`Layout::fits`].
+    pub fn screen(&self) -> Option<Layout> {
+        Layout::of_record(&self.record)
+    }
+}
+
 /// Where the seed of the record at `address` is.
 fn seed(address: u64) -> Bytes {
     let start = address + core::mem::offset_of!(HandOff, seed) as u64;
@@ -75,7 +82,6 @@ fn read<'a>(
     for range in [whole, log] {
         keep(machine, range)?;
     }
-    machine.screen = machine.screen.take().or_else(|| Layout::of_record(&record));
     Ok(Received { record, measurements })
 }
 
@@ -134,6 +140,17 @@ mod tests {
         machine.reserved = [0x2000..0x6000].into_iter().collect();
         assert!(receive_in(&mut machine, &memory, &[]).unwrap().is_ok());
         assert_eq!(machine.reserved.as_slice(), [0x2000..0x6000]);
+    }
+
+    #[test]
+    fn a_screen_is_not_the_machine_s_before_it_has_been_checked() {
+        let (mut machine, memory) = scene(|record| {
+            record.framebuffer = Region { start: 0x8000, size: 0x1000 };
+            (record.resolution, record.stride, record.pixel_format) = ([8, 8], 8, abi::handoff::pixel::BGR);
+        });
+        let received = receive_in(&mut machine, &memory, &[]).unwrap().unwrap();
+        assert!(received.screen().is_some_and(|layout| !layout.fits(&machine, &[])), "it is RAM");
+        assert_eq!(machine.screen, None);
     }
 
     #[test]

@@ -72,6 +72,7 @@ fn prepare(tree: u64, entered_at: u64) -> Result<BootInfo, BootError> {
     let image = entry::image();
     let (own, blob_at) = (image[0]..image[3], tree..tree + blob.len() as u64);
     let record = read_record(&mut machine, &own, &blob_at);
+    machine.screen = record.as_ref().and_then(|record| record.as_ref().ok()?.screen());
     console::install_screen(screen(&mut machine, &own, &blob_at));
     let taken = layout::taken(&machine, &own, &blob_at)?;
     let memory = own_memory(&machine, &taken)?;
