@@ -128,7 +128,7 @@ impl<M: Machine> Core<M> {
             summaries: summaries.leak(),
             pool: self.pool.fork(),
             host_root: copy(&self.host_root),
-            host_near: Near::new(),
+            host_near: self.host_near.fork(),
             postern_frames: copy(&self.postern_frames),
             gib_leaves: copy(&self.gib_leaves),
             tally: self.tally.fork(),

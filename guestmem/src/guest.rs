@@ -345,7 +345,7 @@ impl Guest {
             loading: copy(&self.loading),
             bitmap: copy(&self.bitmap),
             tally: self.tally.fork(),
-            near: [Near::new(), Near::new()],
+            near: self.near.each_ref().map(Near::fork),
         }
     }
 }

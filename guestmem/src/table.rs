@@ -54,6 +54,11 @@ impl Near {
         let gib = number >> level_shift(GIB_LEVEL) | Self::VALID;
         self.0.store(table.get() << Self::TABLE | gib, Ordering::Release);
     }
+
+    #[cfg(any(test, feature = "fake"))]
+    pub fn fork(&self) -> Self {
+        Self(Word::new(self.0.load(Ordering::Relaxed)))
+    }
 }
 
 /// log2 of the frames that an entry at `level` covers.
