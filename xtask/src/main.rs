@@ -78,7 +78,7 @@ enum Task {
     /// the last line power the guest off (`exit` in the default initrd), or use --timeout.
     ///
     /// Exit status: 0 when the guest powered off cleanly and the host got every frame back; 2 when the command line cannot be
-    /// understood; otherwise 1. The last line on standard error says why (a `hint:` may follow).
+    /// understood; otherwise 1. The last line on standard error says why (a `hint:` may come before it).
     #[command(verbatim_doc_comment)]
     Run(Box<run::Options>),
     /// Make a disk or CD that boots Postern on a real machine: a disk through UEFI, a CD (on x86_64) from the BIOS, too.

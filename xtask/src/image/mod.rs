@@ -93,15 +93,25 @@ pub fn make(options: &Options) -> Result<()> {
     };
     let named = options.config.as_deref().unwrap_or(Path::new(SETTINGS));
     let parsed = config::parse(&settings).map_err(|error| anyhow::anyhow!("{}: {error}", named.display()))?;
-    let mut wanted: Vec<String> = vec![parsed.hypervisor.unwrap_or(config::HYPERVISOR).into()];
-    let paths = [parsed.bundle, parsed.host_kernel, parsed.host_initrd, parsed.guest_kernel, parsed.guest_initrd];
-    wanted.extend(paths.into_iter().chain([parsed.device_tree]).flatten().map(str::to_owned));
+    if options.arch == Arch::X86_64 && (parsed.device_tree.is_some() || parsed.console.is_some()) {
+        bail!("{}: `device-tree` and `console` are for arm64", named.display());
+    }
+    let wanted = [
+        ("hypervisor", parsed.hypervisor.or(Some(config::HYPERVISOR))),
+        ("bundle", parsed.bundle),
+        ("host-kernel", parsed.host_kernel),
+        ("host-initrd", parsed.host_initrd),
+        ("guest-kernel", parsed.guest_kernel),
+        ("guest-initrd", parsed.guest_initrd),
+        ("device-tree", parsed.device_tree),
+    ];
     let folder = options.config.as_deref().and_then(Path::parent);
-    let find = |path: String| {
-        let path = path.replace('\\', "/");
-        Source::of(folder, &path).map(|source| (path, source))
+    let find = |(setting, path): (&str, Option<&str>)| {
+        let path = path?.replace('\\', "/");
+        let source = Source::of(folder, &path).and_then(|source| source.checked(setting, options.arch));
+        Some(source.map(|source| (path, source)).with_context(|| format!("{}: `{setting}`", named.display())))
     };
-    let sources = wanted.into_iter().map(find).collect::<Result<Vec<_>>>()?;
+    let sources = wanted.into_iter().filter_map(find).collect::<Result<Vec<_>>>()?;
     let format = options.format();
     let bios = (format == Format::Iso && options.arch == Arch::X86_64).then(|| iso::Bios::of(&parsed)).transpose();
     let bios = bios.map_err(|why| anyhow::anyhow!("{}: {why}", named.display()))?;
@@ -192,9 +202,22 @@ impl Source {
             _ if path.eq_ignore_ascii_case(POSTERN) => Ok(Source::Hypervisor),
             _ if path.eq_ignore_ascii_case(BUNDLE) => Ok(Source::Bundle),
             _ => bail!(
-                "{path} is neither beside the settings nor something that is built here: put it into their folder"
+                "no file {path} is beside the settings, nor is it something that is built here: put it into their folder"
             ),
         }
+    }
+
+    /// Refuses a file that is not what the setting takes it for: the machine would say so, too, but only when it boots.
+    fn checked(self, setting: &str, arch: Arch) -> Result<Self> {
+        let Source::Beside(file) = &self else { return Ok(self) };
+        match (setting, arch) {
+            ("host-kernel" | "guest-kernel", _) | ("hypervisor", Arch::Aarch64) => crate::check::kernel(arch, file)?,
+            ("host-initrd" | "guest-initrd", _) => crate::check::initrd(file)?,
+            ("hypervisor", Arch::X86_64) => begins(file, b"\x7fELF", "Postern for x86-64, an ELF program")?,
+            ("device-tree", _) => begins(file, &[0xd0, 0x0d, 0xfe, 0xed], "device tree (dtb)")?,
+            _ => begins(file, b"070701", "bundle, a cpio archive (newc)")?,
+        }
+        Ok(self)
     }
 
     /// The content, built if need be.
@@ -213,6 +236,15 @@ fn beside(folder: &Path, path: &str) -> Option<PathBuf> {
     let whole = folder.join(path.trim_start_matches('/'));
     let last = folder.join(path.rsplit('/').next()?);
     [whole, last].into_iter().find(|file| file.is_file())
+}
+
+/// Refuses a file that does not begin as all of its kind do.
+fn begins(file: &Path, magic: &[u8], kind: &str) -> Result<()> {
+    let bytes = fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
+    if !bytes.starts_with(magic) {
+        bail!("{} is no {kind}", file.display());
+    }
+    Ok(())
 }
 
 /// Debian as a guest of the test host.
@@ -312,7 +344,34 @@ mod tests {
         assert_eq!(of("/a/b/last").unwrap(), Source::Beside(folder.0.join("last")));
         assert_eq!(of(POSTERN).unwrap(), Source::Hypervisor);
         assert_eq!(Source::of(None, BUNDLE).unwrap(), Source::Bundle);
-        assert!(of("/EFI/none").unwrap_err().to_string().contains("/EFI/none is neither beside"));
+        assert!(of("/EFI/none").unwrap_err().to_string().contains("no file /EFI/none is beside"));
+    }
+
+    #[test]
+    fn what_settings_name_has_to_be_what_they_take_it_for() {
+        let folder = Scratch::new().unwrap();
+        let ok = |setting: &str, content: &[u8], arch| {
+            let file = folder.0.join("file");
+            fs::write(&file, content).unwrap();
+            Source::Beside(file).checked(setting, arch).is_ok()
+        };
+        let good: [(&str, &[u8]); 4] = [
+            ("bundle", b"070701..."),
+            ("guest-initrd", b"\x1f\x8b..."),
+            ("device-tree", b"\xd0\x0d\xfe\xed..."),
+            ("hypervisor", b"\x7fELF..."),
+        ];
+        for (setting, content) in good {
+            assert!(ok(setting, content, Arch::X86_64), "{setting}");
+        }
+        for setting in
+            ["hypervisor", "bundle", "host-kernel", "host-initrd", "guest-kernel", "guest-initrd", "device-tree"]
+        {
+            for arch in Arch::ALL {
+                assert!(!ok(setting, b"# A text", arch) && !ok(setting, b"", arch), "{setting}");
+            }
+        }
+        assert_eq!(Source::Bundle.checked("bundle", Arch::X86_64).unwrap(), Source::Bundle, "built here");
     }
 
     #[test]

@@ -27,7 +27,9 @@ fn nested(setting: Option<&str>) -> Result<()> {
     match setting.map(str::trim) {
         Some("Y" | "1") => Ok(()),
         Some(_) => bail!("--accel kvm: KVM does not give its guests VMX (load kvm_intel with nested=1)"),
-        None => bail!("--accel kvm: KVM does not run on an Intel CPU with VT-x here, and Postern needs VMX"),
+        None => bail!(
+            "--accel kvm: kvm_intel is not loaded, and Postern needs an Intel CPU with VT-x; leave --accel out to use Bochs"
+        ),
     }
 }
 
