@@ -247,13 +247,21 @@ pub fn run(options: &Options) -> Result<Verdict> {
     };
     let verdict = converse(&bench.emulator, &machine, options, &stop);
     let _ = fs::remove_file(file);
-    if matches!(&verdict, Ok(verdict) if !verdict.is_ok() && *verdict != Verdict::Interrupted)
-        && let Some(doubt) = check::doubt(dialect, &kernel)
+    if let Ok(verdict) = &verdict
+        && !verdict.is_ok()
+        && *verdict != Verdict::Interrupted
     {
-        eprintln!("hint: {doubt}");
+        let doubt = match options.initrd.is_none() && verdict.to_string().contains(NO_ROOT) {
+            true => Some("there is no root file system: --initrd FILE gives the guest one".into()),
+            false => check::doubt(dialect, &kernel),
+        };
+        doubt.iter().for_each(|doubt| eprintln!("hint: {doubt}"));
     }
     verdict
 }
+
+/// What a Linux says that has neither an initrd nor a disk.
+const NO_ROOT: &str = "Unable to mount root fs";
 
 /// Packs the bundle of this run.
 fn bundle(options: &Options, dialect: Dialect, bench: &Workbench, kernel: &Path) -> Result<PathBuf> {
