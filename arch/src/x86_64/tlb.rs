@@ -41,7 +41,7 @@ pub fn index(space: Space) -> usize {
 /// it has forgotten that.
 pub fn set_root(space: Space, root: Pfn) {
     EPTP[index(space)].store(stage2::eptp(root.addr()), Ordering::Release);
-    moved_all(index(space));
+    moved_all(space);
     GENERATION[index(space)].fetch_add(1, Ordering::SeqCst);
 }
 
@@ -63,22 +63,25 @@ pub fn cpus() -> Range<usize> {
 /// Completes the removal of a translation, of at most 2 MiB, from a space: the instruction knows no single addresses.
 #[inline(always)]
 pub fn flush(space: Space, address: u64) {
-    let space = index(space);
-    MOVES[space][part(address)].fetch_add(1, Ordering::SeqCst);
-    forget(space);
+    // What the host has, nobody looks up by its places.
+    if space != Space::Host {
+        MOVES[index(space)][part(address)].fetch_add(1, Ordering::SeqCst);
+    }
+    forget(index(space));
 }
 
 /// Completes the removal of all translations from a space.
 pub fn flush_all(space: Space) {
-    let space = index(space);
     moved_all(space);
-    forget(space);
+    forget(index(space));
 }
 
 /// Something may have been taken out of any part.
-fn moved_all(space: usize) {
-    for count in &MOVES[space] {
-        count.fetch_add(1, Ordering::SeqCst);
+fn moved_all(space: Space) {
+    if space != Space::Host {
+        for count in &MOVES[index(space)] {
+            count.fetch_add(1, Ordering::SeqCst);
+        }
     }
 }
 
