@@ -244,7 +244,7 @@ impl<M: Machine> Core<M> {
         let alias = vm.alias(start).ok_or(Refusal::OutOfRange)?;
         let pages = if to == Visibility::Shared { self.wanted_missing(vm, start) } else { 0 };
         vm.check_meta(&structure, self.missing(vm.root(), alias, BLOCK_LEVEL), pages)?;
-        self.extend_over(vm, &structure, Visibility::Shared, start)?;
+        self.extend(vm, &structure, Visibility::Shared, start, BLOCK_LEVEL)?;
         if to == Visibility::Shared {
             self.wanted_extend(vm, &structure, start)?;
         }

@@ -120,7 +120,7 @@ impl<M: Machine> Core<M> {
 
     /// The empty page entry of `gfn`, with tables down to it.
     fn vacant_page(&self, vm: &Guest, structure: &VmLock<'_>, gfn: Gfn) -> Result<&Word, Refusal> {
-        let slot = self.extend(vm, structure, Visibility::Private, gfn)?;
+        let slot = self.extend(vm, structure, Visibility::Private, gfn, PAGE_LEVEL)?;
         if slot.load(Ordering::Acquire) == 0 { Ok(slot) } else { Err(Refusal::Occupied) }
     }
 
@@ -138,7 +138,7 @@ impl<M: Machine> Core<M> {
         let wanted = self.wanted(vm, gfn);
         let slot = self.vacant_page(vm, structure, gfn)?;
         let alias = match (wanted, vm.alias(gfn)) {
-            (Visibility::Shared, Some(_)) => Some(self.extend(vm, structure, wanted, gfn)?),
+            (Visibility::Shared, Some(_)) => Some(self.extend(vm, structure, wanted, gfn, PAGE_LEVEL)?),
             _ => None,
         };
         let arrival = if alias.is_some() { Event::ArriveShared } else { Event::Arrive };
@@ -195,7 +195,7 @@ impl<M: Machine> Core<M> {
         let mut block = self.lock(frame)?;
         let state = self.permit_block(&block)?;
         let wanted = self.wanted_block(vm, gfn).ok_or(Refusal::WrongVisibility)?;
-        let slot = self.extend_over(vm, &structure, Visibility::Private, gfn)?;
+        let slot = self.extend(vm, &structure, Visibility::Private, gfn, BLOCK_LEVEL)?;
         let vacant = match Self::read(slot.load(Ordering::Acquire), BLOCK_LEVEL) {
             Slot::Empty => true,
             Slot::Table(table) => self.is_vacant(table),
@@ -206,7 +206,9 @@ impl<M: Machine> Core<M> {
         }
         // Nothing can fail when the block arrives, so its entry in the shared half is provided now.
         let alias = match (wanted, vm.alias(gfn)) {
-            (Visibility::Shared, Some(number)) => Some((self.extend_over(vm, &structure, wanted, gfn)?, number)),
+            (Visibility::Shared, Some(number)) => {
+                Some((self.extend(vm, &structure, wanted, gfn, BLOCK_LEVEL)?, number))
+            }
             (_, Some(number)) => self.over(vm, Visibility::Shared, gfn).map(|slot| (slot, number)),
             _ => None,
         };

@@ -141,7 +141,7 @@ impl<M: Machine> Core<M> {
         }
         let structure = structure?;
         let start = vm.number(half, gfn.block_start())?;
-        let slot = self.extend_over(vm, structure, half, gfn).ok()?;
+        let slot = self.extend(vm, structure, half, gfn, BLOCK_LEVEL).ok()?;
         let whole = slot.load(Ordering::Acquire);
         match Self::read(whole, BLOCK_LEVEL) {
             Slot::Leaf(base, _) => {
@@ -159,7 +159,7 @@ impl<M: Machine> Core<M> {
                 slot.store(M::Format::table(table.addr()), Ordering::Release);
             }
             Slot::Empty | Slot::Table(_) => {
-                self.extend(vm, structure, half, gfn).ok()?;
+                self.extend(vm, structure, half, gfn, PAGE_LEVEL).ok()?;
             }
         }
         self.machine.publish();

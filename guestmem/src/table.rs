@@ -209,28 +209,12 @@ impl<M: Machine> Core<M> {
         0
     }
 
-    /// The 2 MiB entry of a guest frame in one half, with new tables where the way there is empty.
+    /// The entry of a guest frame in one half at `level`, 2 or 3, with new tables where the way there is empty. Inlined: the
+    /// level is a constant.
     ///
     /// # Errors
-    /// [`Refusal::NoMeta`]; [`Refusal::OutOfRange`] when there is no such half.
-    #[inline(always)]
-    pub(crate) fn extend_over<'a>(
-        &'a self,
-        vm: &Guest,
-        structure: &VmLock<'_>,
-        half: Visibility,
-        gfn: Gfn,
-    ) -> Result<&'a Word, Refusal> {
-        match self.over(vm, half, gfn) {
-            Some(slot) => Ok(slot),
-            None => self.make_tables(vm, structure, vm.number(half, gfn).ok_or(Refusal::OutOfRange)?, BLOCK_LEVEL),
-        }
-    }
-
-    /// [`Core::extend_over`] for the 4 KiB entry.
-    ///
-    /// # Errors
-    /// As there; [`Refusal::Occupied`] when a 2 MiB entry is in the way.
+    /// [`Refusal::NoMeta`]; [`Refusal::Occupied`] when a 2 MiB entry is in the way; [`Refusal::OutOfRange`] when there is no
+    /// such half.
     #[inline(always)]
     pub(crate) fn extend<'a>(
         &'a self,
@@ -238,10 +222,13 @@ impl<M: Machine> Core<M> {
         structure: &VmLock<'_>,
         half: Visibility,
         gfn: Gfn,
+        level: u32,
     ) -> Result<&'a Word, Refusal> {
-        match self.page_entry(vm, half, gfn) {
+        let over = self.over(vm, half, gfn);
+        let slot = if level == BLOCK_LEVEL { over } else { over.and_then(|over| self.page_below(over, gfn)) };
+        match slot {
             Some(slot) => Ok(slot),
-            None => self.make_tables(vm, structure, vm.number(half, gfn).ok_or(Refusal::OutOfRange)?, PAGE_LEVEL),
+            None => self.make_tables(vm, structure, vm.number(half, gfn).ok_or(Refusal::OutOfRange)?, level),
         }
     }
 

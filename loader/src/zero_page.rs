@@ -94,7 +94,7 @@ pub fn zero_page(machine: &Machine, postern: &[Bytes], host: &Host<'_>, at: u64)
 /// The screen that is the host's from now on, by its `screen_info` (zero-page.rst). One that is too large for that is not told of.
 fn describe(out: &mut [u8], screen: &Layout) {
     let size = u32::try_from(screen.memory.end - screen.memory.start);
-    let (Ok(size), Ok(line)) = (size, u16::try_from(screen.stride * 4)) else { return };
+    let (Ok(size), Ok(line)) = (size, u16::try_from(u64::from(screen.stride) * 4)) else { return };
     let half = |number: u32| (number as u16).to_le_bytes();
     out[0xf] = SCREEN_OF_FIRMWARE;
     put(out, 0x12, &half(screen.width));

@@ -2,7 +2,7 @@
 
 use super::exits::{self, CR0_SHADOWED, CR4_OSXSAVE, ControlAccess, Io};
 use super::fetch::{Fetch, Mode};
-use super::inject::{Event, Kind, blocking, vector};
+use super::inject::{Event, Kind, VALID, blocking, vector};
 use super::msr::{self, Written, number};
 use super::vapic::{self, GeneralProtection};
 use super::vcpu::{Vcpu, Vm, is_long, skip};
@@ -17,7 +17,7 @@ const VE_IO: u32 = reason::IO;
 /// Bit 12 of the interruption information: IRET had ended the blocking of NMIs before it faulted.
 const NMI_UNBLOCKED: u32 = 1 << 12;
 /// Interruption information of an undefined-instruction exception: the commonest, because TDCALL is one.
-const UNDEFINED: u32 = 1 << 31 | 3 << 8 | vector::INVALID_OPCODE as u32;
+const UNDEFINED: u32 = VALID | 3 << 8 | vector::INVALID_OPCODE as u32;
 /// DR6: what a debug exception reports. DR7.GD.
 const DR6_CAUSES: u64 = 0xf | 0b11 << 13;
 const DR7_DETECT: u64 = 1 << 13;
@@ -40,7 +40,8 @@ impl Vcpu {
     #[inline(always)]
     pub(super) fn is_at_tdcall(&self) -> bool {
         vmx::read(field::EXIT_REASON) as u32 == reason::EXCEPTION_OR_NMI
-            && vmx::read(field::EXIT_INTERRUPTION) as u32 ^ UNDEFINED | vmx::read(field::IDT_VECTORING) as u32 == 0
+            // Where no event was being delivered only the valid bit is defined.
+            && vmx::read(field::EXIT_INTERRUPTION) as u32 ^ UNDEFINED | vmx::read(field::IDT_VECTORING) as u32 & VALID == 0
             && self.fetch.as_ref().is_some_and(Fetch::finds_tdcall)
     }
 

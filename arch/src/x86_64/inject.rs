@@ -33,7 +33,7 @@ pub mod vector {
 }
 
 /// The field says something.
-const VALID: u32 = 1 << 31;
+pub const VALID: u32 = 1 << 31;
 /// There is an error code.
 const HAS_ERROR: u32 = 1 << 11;
 
