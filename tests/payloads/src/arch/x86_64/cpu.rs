@@ -1,7 +1,7 @@
 //! Single instructions.
 
 use crate::percpu;
-use core::arch::asm;
+use core::arch::{asm, naked_asm};
 use core::arch::x86_64::{__cpuid_count, CpuidResult};
 
 /// IA32_GS_BASE (SDM volume 4, table 2-2).
@@ -91,11 +91,11 @@ pub(crate) fn area() -> u64 {
     area
 }
 
-/// Waits for an interrupt, which is taken; returns at once when one is pending, masked or not.
-pub fn wait_for_interrupt() {
-    // SAFETY: the handlers are installed before any program code runs. STI lets interrupts in after HLT has begun, so
-    // that none is taken just before it.
-    unsafe { asm!("pushfq", "sti", "hlt", "popfq") };
+/// Waits for an interrupt, which is taken; returns at once when one is pending, masked or not. STI lets interrupts in after HLT
+/// has begun, so that none is taken just before it; where one is all the same, `exception` ends the wait.
+#[unsafe(naked)]
+pub extern "C" fn wait_for_interrupt() {
+    naked_asm!("pushfq", "sti", ".global payload_sleep", "payload_sleep: hlt", "popfq", "ret")
 }
 
 /// Sleeps, interrupts being let in, until `condition` holds: no interrupt gets lost between the check and the sleep.
