@@ -10,7 +10,7 @@ use crate::guest::{Guest, VmLock};
 use crate::record::{Record, State};
 use crate::sync::Ordering;
 use crate::table::{BLOCK_LEVEL, PAGE_LEVEL, Slot};
-use crate::transition::{Event, permit};
+use crate::transition::{Event, permit, sources};
 use crate::{BLOCK_FRAMES, Budget, Core, Gfn, Machine, Pfn, Refusal, Size, Visibility};
 
 /// What became of [`Core::accept`].
@@ -30,16 +30,10 @@ impl<M: Machine> Core<M> {
     /// # Errors
     /// [`Refusal::OutOfRange`], [`Refusal::Unaligned`], [`Refusal::Busy`], [`Refusal::NoPool`], [`Refusal::NoMeta`],
     /// [`Refusal::Poisoned`], [`Refusal::Dying`]; [`Refusal::WrongVisibility`] when it is shared.
-    #[inline(always)]
     pub fn accept(&self, vm: &Guest, gfn: Gfn, size: Size) -> Result<Acceptance, Refusal> {
-        if size == Size::Page && self.accept_ready(vm, gfn)? {
+        if size == Size::Page && self.accept_ready(vm, gfn) {
             return Ok(Acceptance::Accepted);
         }
-        self.accept_any(vm, gfn, size)
-    }
-
-    #[inline(never)]
-    fn accept_any(&self, vm: &Guest, gfn: Gfn, size: Size) -> Result<Acceptance, Refusal> {
         vm.check_range(gfn, size.frames())?;
         vm.check_live()?;
         match size {
@@ -83,24 +77,18 @@ impl<M: Machine> Core<M> {
     /// [`Core::accept`] of a page that waits for it in a table of its own, which is what nearly all do; false, and nothing
     /// changed, for others.
     #[inline(never)]
-    fn accept_ready(&self, vm: &Guest, gfn: Gfn) -> Result<bool, Refusal> {
-        vm.check_range(gfn, 1)?;
-        let Some(over) = self.over(vm, Visibility::Private, gfn) else { return Ok(false) };
-        let Some(frame) = self.page_below(over, gfn).and_then(Self::frame_in) else { return Ok(false) };
-        let (cell, word) = self.try_lock_cell(frame)?;
-        let mut block = Block::locked(self, cell, word, frame.block_start());
-        let record = block.record(frame);
-        self.admit(vm, gfn, &record, &mut block)?;
-        // Again, under the lock: the table may have been another's before.
-        let Some(slot) = self.page_in(over, gfn).filter(|_| block.whole().is_none()) else { return Ok(false) };
-        if record.state != State::Pending {
-            return Ok(false);
+    pub fn accept_ready(&self, vm: &Guest, gfn: Gfn) -> bool {
+        let Some(found) = self.find_ready(vm, gfn) else { return false };
+        let mut block = Block::locked(self, found.cell, found.word, found.frame.block_start());
+        let state = State::Private;
+        if !found.is_ready(vm, gfn, &block, const { sources(Event::Accept, State::Private) }) {
+            return false;
         }
-        let state = permit(record, Event::Accept, Some(vm.id()))?;
-        slot.store(Self::guest_leaf(frame, PAGE_LEVEL, Visibility::Private), Ordering::Release);
+        found.private.store(Self::guest_leaf(found.frame, PAGE_LEVEL, Visibility::Private), Ordering::Release);
         self.machine.publish();
-        block.set(frame, Record { state, ..record });
-        Ok(true)
+        // It was wiped when it was taken back.
+        block.set(found.frame, Record { state, owner: Some(vm.id()), gfn, count: 0, wiped: true });
+        true
     }
 
     /// Nothing is there: what comes is private if the guest has not said otherwise, zero, and needs no acceptance.

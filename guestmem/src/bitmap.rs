@@ -46,15 +46,28 @@ impl<M: Machine> Core<M> {
         Some(&self.machine.words(index)[(at / BITMAP_FRAMES) as usize % 512])
     }
 
-    /// A guest frame's bit; none while the page is missing. `gfn` is in RAM.
+    /// The page of the map that has the bit of a place in it; none while it is missing.
     #[inline(always)]
+    fn map_page(&self, vm: &Guest, at: u64) -> Option<Pfn> {
+        match self.index_entry(vm, at)?.load(Ordering::Acquire) {
+            0 => None,
+            page => Some(Pfn::new(page)),
+        }
+    }
+
+    /// A guest frame's bit; none while the page is missing. `gfn` is in RAM.
     pub(crate) fn wanted_word(&self, vm: &Guest, gfn: Gfn) -> Option<Wish<'_>> {
         let at = vm.place_in_map(gfn);
-        let page = self.index_entry(vm, at)?.load(Ordering::Acquire);
-        if page == 0 {
-            return None;
-        }
-        Some(Wish { word: self.entry(Pfn::new(page), at / 64)?, bit: at % 64 })
+        Some(Wish { word: self.entry(self.map_page(vm, at)?, at / 64)?, bit: at % 64 })
+    }
+
+    /// [`Core::wanted_word`] for whoever holds the lock of a block in which the VM has a frame, and lives: the map is not given
+    /// back before such frames are.
+    #[inline(always)]
+    pub(crate) fn wish_alive(&self, vm: &Guest, gfn: Gfn) -> Option<Wish<'_>> {
+        let at = vm.place_in_map(gfn);
+        let page = self.map_page(vm, at)?;
+        Some(Wish { word: &self.machine.words(page)[(at / 64) as usize % 512], bit: at % 64 })
     }
 
     /// What the guest wants a frame of its RAM to be.

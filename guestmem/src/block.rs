@@ -7,7 +7,9 @@
 use crate::database::{POOL_RESERVE, counter};
 use crate::lock::{self, Rank};
 use crate::motion::{Clean, Cut};
-use crate::record::{LOCK, Record, State, WIPED, is_whole_host, leaf_of, owned_by, split, word_host_may_access};
+use crate::record::{
+    LOCK, Record, State, WIPED, is_one_of, is_whole_host, leaf_of, owned_by, split, word_host_may_access,
+};
 use crate::sync::{AtomicU64, Ordering, Word};
 use crate::table::{BLOCK_LEVEL, PAGE_LEVEL, Slot};
 use crate::{Attrs, BLOCK_FRAMES, Core, FRAME_SIZE, Machine, OwnerId, Pfn, Refusal, Size, Space, TableFormat};
@@ -55,6 +57,13 @@ impl<'a, M: Machine> Block<'a, M> {
             Some(leaf) => Record::unpack(leaf[index].load(Ordering::Relaxed)),
             None => Record::unpack(self.word).at(index as u64),
         }
+    }
+
+    /// Whether the block is split, and the record of a frame of it has this [`Record::identity`] and one of these states, a
+    /// bit each.
+    #[inline(always)]
+    pub fn holds(&self, frame: Pfn, identity: u64, states: u16) -> bool {
+        self.leaf().is_some_and(|leaf| is_one_of(leaf[frame.in_block()].load(Ordering::Relaxed), identity, states))
     }
 
     /// The first frame from `from` on, within a split block, that `owner` has in any way.

@@ -77,7 +77,6 @@ impl<M: Machine> Core<M> {
     ///
     /// # Errors
     /// When nothing could be done, as [`Core::share`] and [`Core::unshare`] at `gfns.start`.
-    #[inline(always)]
     pub fn convert(&self, vm: &Guest, gfns: Range<Gfn>, to: Visibility, budget: &mut Budget) -> Result<Gfn, Refusal> {
         if gfns.end.since(gfns.start) == 1 {
             match self.convert_page(vm, gfns.start, to) {
@@ -90,12 +89,8 @@ impl<M: Machine> Core<M> {
         self.convert_range(vm, gfns, to, budget)
     }
 
-    /// Converts one page, which is what guests do most, if it is not as wanted.
-    ///
-    /// # Errors
-    /// As [`Core::share`] and [`Core::unshare`], with the page as it was. [`Core::convert`] may still know what to do.
-    #[inline(always)]
-    pub fn convert_page(&self, vm: &Guest, gfn: Gfn, to: Visibility) -> Result<(), Refusal> {
+    /// Converts one page if it is not as wanted.
+    fn convert_page(&self, vm: &Guest, gfn: Gfn, to: Visibility) -> Result<(), Refusal> {
         let done = match to {
             Visibility::Shared => self.share(vm, gfn),
             Visibility::Private => self.unshare(vm, gfn),
@@ -103,8 +98,6 @@ impl<M: Machine> Core<M> {
         if done == Err(Refusal::WrongVisibility) { Ok(()) } else { done }
     }
 
-    // Not inlined: it would need a frame that the one page above has no use for.
-    #[inline(never)]
     fn convert_range(&self, vm: &Guest, gfns: Range<Gfn>, to: Visibility, budget: &mut Budget) -> Result<Gfn, Refusal> {
         let frames = gfns.end.since(gfns.start);
         if frames == 0 {

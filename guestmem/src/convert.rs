@@ -5,9 +5,9 @@ use crate::entries::At;
 use crate::guest::{Guest, VmLock, counter};
 use crate::motion::{Cut, Flushed};
 use crate::record::{Record, State};
-use crate::sync::{AtomicU64, Ordering};
-use crate::table::PAGE_LEVEL;
-use crate::transition::{Event, permit};
+use crate::sync::{AtomicU64, Ordering, Word};
+use crate::table::{BLOCK_LEVEL, PAGE_LEVEL, Slot};
+use crate::transition::{Event, permit, sources};
 use crate::{Budget, Core, FRAME_SHIFT, Gfn, Machine, Pfn, Refusal, Size, Visibility};
 
 /// Frames that a call which meets a block in motion wipes on its behalf.
@@ -19,6 +19,30 @@ pub(crate) enum Lack {
     Structure,
     /// It cannot be done.
     Refused(Refusal),
+}
+
+/// What [`Core::find_ready`] has found.
+pub(crate) struct Found<'a> {
+    /// The 2 MiB entry, and what it said.
+    over: &'a Word,
+    seen: u64,
+    /// The page's entry in the private half.
+    pub private: &'a Word,
+    pub frame: Pfn,
+    /// The block's lock, and its value.
+    pub cell: &'a AtomicU64,
+    pub word: u64,
+}
+
+impl Found<'_> {
+    /// Whether it is all still so under the lock, and the page has a record of its own, is in one of these states, a bit each,
+    /// and not pinned. Until then the page could move, the table become another's, and the VM end.
+    #[inline(always)]
+    pub fn is_ready<M: Machine>(&self, vm: &Guest, gfn: Gfn, block: &Block<'_, M>, states: u16) -> bool {
+        self.over.load(Ordering::Acquire) == self.seen
+            && vm.check_live().is_ok()
+            && block.holds(self.frame, Record::identity(vm.id(), gfn), states)
+    }
 }
 
 impl From<Refusal> for Lack {
@@ -88,23 +112,45 @@ impl<M: Machine> Core<M> {
         self.turn(vm, gfn, Visibility::Private)
     }
 
-    // Inlined with what it does when all is there: the direction is a constant.
+    // Inlined: the direction is a constant.
     #[inline(always)]
     fn turn(&self, vm: &Guest, gfn: Gfn, to: Visibility) -> Result<(), Refusal> {
         vm.check_range(gfn, 1)?;
-        let first = match vm.alias(gfn) {
-            None => self.turn_in_place(vm, gfn, to).map_err(Lack::Refused),
-            Some(alias) => match self.turn_ready(vm, gfn, alias, to) {
-                Err(Lack::Structure) => self.turn_aliased(vm, gfn, alias, to, None),
-                first => first,
-            },
-        };
-        match first {
+        let Some(alias) = vm.alias(gfn) else { return self.turn_in_place(vm, gfn, to) };
+        if self.convert_ready(vm, gfn, to) {
+            return Ok(());
+        }
+        match self.turn_aliased(vm, gfn, alias, to, None) {
             Ok(()) => Ok(()),
-            Err(Lack::Refused(Refusal::Absent)) if vm.layout().alias.is_some() => self.turn_absent(vm, gfn, to),
+            Err(Lack::Refused(Refusal::Absent)) => self.turn_absent(vm, gfn, to),
             Err(Lack::Refused(refusal)) => Err(refusal),
             Err(Lack::Structure) => self.turn_with_structure(vm, gfn, to),
         }
+    }
+
+    /// Converts one page of a guest that has a shared half, where all is there that it needs and nothing is in the way: nearly
+    /// every page that a guest converts on its own is the neighbour of one that it has converted before. False, and nothing
+    /// changed, where it is not so, or the page is as wanted: [`Core::convert`] finds out.
+    #[inline(always)]
+    pub fn convert_ready(&self, vm: &Guest, gfn: Gfn, to: Visibility) -> bool {
+        match to {
+            Visibility::Shared => self.share_ready(vm, gfn),
+            Visibility::Private => self.unshare_ready(vm, gfn),
+        }
+    }
+
+    #[inline(never)]
+    fn share_ready(&self, vm: &Guest, gfn: Gfn) -> bool {
+        const FROM: u16 = sources(Event::Share, State::Shared);
+        self.turn_ready(vm, gfn, Visibility::Shared, FROM, State::Shared).is_some()
+    }
+
+    #[inline(never)]
+    fn unshare_ready(&self, vm: &Guest, gfn: Gfn) -> bool {
+        const FROM: u16 = sources(Event::Unshare, State::Private);
+        const { assert!(sources(Event::Defer, State::Pending) == 1 << State::Private as u16) }
+        let state = if vm.layout().accepts { State::Pending } else { State::Private };
+        self.turn_ready(vm, gfn, Visibility::Private, FROM, state).is_some()
     }
 
     /// Sharing where one address is private and shared: only the host's mapping changes, and nothing is split for it.
@@ -213,37 +259,39 @@ impl<M: Machine> Core<M> {
         Ok(())
     }
 
-    /// [`Core::turn_aliased`] where all is there that it needs, which is looked up once: nearly every page that a guest
-    /// converts on its own is the neighbour of one that it has converted before. `gfn` is in RAM.
-    ///
-    /// # Errors
-    /// [`Lack::Structure`], with nothing changed, where something is missing.
+    /// Turns a page that is in one of the states `from`, a bit each, to `to`, which is `state`.
     #[inline(always)]
-    fn turn_ready(&self, vm: &Guest, gfn: Gfn, alias: u64, to: Visibility) -> Result<(), Lack> {
-        let over = self.over(vm, Visibility::Private, gfn).ok_or(Lack::Structure)?;
-        let frame = self.page_below(over, gfn).and_then(Self::frame_in).ok_or(Lack::Structure)?;
-        let (cell, word) = self.try_lock_cell(frame)?;
-        let mut block = Block::locked(self, cell, word, frame.block_start());
-        let record = block.record(frame);
-        self.admit(vm, gfn, &record, &mut block)?;
-        let (event, counter) = match to {
-            Visibility::Shared => (Event::Share, counter::SHARES),
-            Visibility::Private => (Event::Unshare, counter::UNSHARES),
-        };
-        let state = self.taken_back(vm, record, permit(record, event, Some(vm.id()))?)?;
-        // Again, under the lock: the table may have been another's before.
-        let private = self.page_in(over, gfn).ok_or(Lack::Structure)?;
-        let over = self.over_alive(vm, Visibility::Shared, alias).ok_or(Lack::Structure)?;
-        let shared = self.page_in(over, gfn).ok_or(Lack::Structure)?;
-        let wish = self.wanted_word(vm, gfn).ok_or(Lack::Structure)?;
-        if block.whole().is_some() {
-            return Err(Lack::Structure);
+    fn turn_ready(&self, vm: &Guest, gfn: Gfn, to: Visibility, from: u16, state: State) -> Option<()> {
+        let found = self.find_ready(vm, gfn)?;
+        let mut block = Block::locked(self, found.cell, found.word, found.frame.block_start());
+        if !found.is_ready(vm, gfn, &block, from) {
+            return None;
         }
-        let (private, shared) = ((private, gfn.get()), (shared, alias));
-        self.exchange(vm, &mut block, frame, Record { state, ..record }, to, private, shared);
+        let alias = vm.alias(gfn)?;
+        let shared = self.page_in(self.over_alive(vm, Visibility::Shared, alias)?, gfn)?;
+        let wish = self.wish_alive(vm, gfn)?;
+        let record = Record { state, owner: Some(vm.id()), gfn, count: 0, wiped: true };
+        self.exchange(vm, &mut block, found.frame, record, to, (found.private, gfn.get()), (shared, alias));
         wish.set(to);
-        vm.count(counter, frame, 1);
-        Ok(())
+        let counter = if to == Visibility::Shared { counter::SHARES } else { counter::UNSHARES };
+        vm.count(counter, found.frame, 1);
+        Some(())
+    }
+
+    /// The page of a guest that has an entry of its own in the private half, and its block's lock as it comes. The caller
+    /// makes a [`Block`] of it at once, and asks [`Found::is_ready`]. None where there is more to it.
+    #[inline(always)]
+    pub(crate) fn find_ready(&self, vm: &Guest, gfn: Gfn) -> Option<Found<'_>> {
+        if !vm.layout().ram.contains(&gfn) {
+            return None;
+        }
+        let over = self.over(vm, Visibility::Private, gfn)?;
+        let seen = over.load(Ordering::Acquire);
+        let Slot::Table(table) = Self::read(seen, BLOCK_LEVEL) else { return None };
+        let private = self.entry(table, gfn.get())?;
+        let frame = Self::frame_in(private)?;
+        let (cell, word) = self.try_lock_cell(frame).ok()?;
+        Some(Found { over, seen, private, frame, cell, word })
     }
 
     /// Moves a page from the half that maps it, if one does, to the other, wiped. Its block has been split.

@@ -23,14 +23,20 @@ pub enum Rank {
 /// How often a guest's call looks at a lock before it answers "busy".
 const TRIES: u32 = 256;
 
+/// Takes the lock bit of a word if nobody has it. Returns the word without the bit.
+#[inline(always)]
+fn take(word: &AtomicU64, bit: u64) -> Option<u64> {
+    // Of what was there only the bit is looked at, for which there are instructions; the rest is the holder's to change.
+    if set_bit(word, bit) & bit == 0 { Some(word.load(Ordering::Relaxed) & !bit) } else { None }
+}
+
 /// Waits for the lock bit of a word and takes it. Returns the word without the bit.
 #[inline]
 pub fn acquire(word: &AtomicU64, bit: u64, rank: Rank) -> u64 {
     ranks::enter(rank);
     loop {
-        let seen = set_bit(word, bit);
-        if seen & bit == 0 {
-            return seen;
+        if let Some(value) = take(word, bit) {
+            return value;
         }
         while word.load(Ordering::Relaxed) & bit != 0 {
             relax();
@@ -39,14 +45,22 @@ pub fn acquire(word: &AtomicU64, bit: u64, rank: Rank) -> u64 {
 }
 
 /// Takes the lock bit of a word unless another CPU keeps it for long.
-#[inline]
+#[inline(always)]
 pub fn try_acquire(word: &AtomicU64, bit: u64, rank: Rank) -> Option<u64> {
+    let value = take(word, bit).or_else(|| retry(word, bit));
+    if value.is_some() {
+        ranks::enter(rank);
+    }
+    value
+}
+
+#[cold]
+fn retry(word: &AtomicU64, bit: u64) -> Option<u64> {
     for _ in 0..TRIES {
-        let seen = word.load(Ordering::Relaxed);
-        if seen & bit == 0 && word.compare_exchange_weak(seen, seen | bit, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        if word.load(Ordering::Relaxed) & bit == 0
+            && let Some(value) = take(word, bit)
         {
-            ranks::enter(rank);
-            return Some(seen);
+            return Some(value);
         }
         relax();
     }

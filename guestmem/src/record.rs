@@ -164,6 +164,13 @@ impl Record {
         }
     }
 
+    /// What is stored for a frame of `owner`'s at `gfn` that nothing pins, but for its state and whether it was wiped.
+    #[inline(always)]
+    pub(crate) const fn identity(owner: OwnerId, gfn: Gfn) -> u64 {
+        let record = Self { state: State::Absent, owner: Some(owner), gfn, count: 0, wiped: false };
+        record.pack()
+    }
+
     /// The record of the frame `index` frames into a block that has this one as its summary.
     #[inline]
     pub(crate) const fn at(self, index: u64) -> Self {
@@ -233,6 +240,14 @@ const HOST_MAY_ACCESS: u64 = {
     states
 };
 
+/// Whether a frame's record, as it is stored, has this [`Record::identity`] and one of these states, a bit each.
+#[inline(always)]
+pub(crate) const fn is_one_of(word: u64, identity: u64, states: u16) -> bool {
+    // All of the identity is above the state, the bit that only summaries use, and the one for wiped.
+    let rest = word ^ identity;
+    rest < 1 << OWNER_SHIFT && states >> (rest & mask(STATE_BITS)) & 1 != 0
+}
+
 /// As [`Record::host_may_access`], of a record as it is stored: for loops over whole blocks.
 #[inline]
 pub(crate) const fn word_host_may_access(word: u64) -> bool {
@@ -273,6 +288,31 @@ mod tests {
     fn a_split_summary_names_its_page() {
         assert_eq!(leaf_of(split(0)), Some(0));
         assert_eq!(leaf_of(split(GFN_END - 1) | LOCK), Some(GFN_END - 1));
+    }
+
+    #[test]
+    fn one_look_tells_whose_a_frame_is_and_in_which_state() {
+        let owner = OwnerId::new(3).unwrap();
+        let identity = Record::identity(owner, Gfn::new(77));
+        let ours = Record { state: State::Private, owner: Some(owner), gfn: Gfn::new(77), count: 0, wiped: false };
+        for state in State::ALL {
+            for wiped in [false, true] {
+                let word = Record { state, wiped, ..ours }.pack();
+                for states in [0, 1 << State::Private as u16, 1 << State::Pending as u16 | 1, u16::MAX] {
+                    assert_eq!(is_one_of(word, identity, states), states >> state as u16 & 1 == 1);
+                }
+            }
+        }
+        for other in [
+            Record { owner: None, ..ours },
+            Record { owner: OwnerId::new(2), ..ours },
+            Record { gfn: Gfn::new(76), ..ours },
+            Record { gfn: Gfn::new(77 | 1 << 35), ..ours },
+            Record { count: 1, ..ours },
+            Record { count: COUNT_MAX, ..ours },
+        ] {
+            assert!(!is_one_of(other.pack(), identity, u16::MAX), "{other:?}");
+        }
     }
 
     #[test]

@@ -195,6 +195,22 @@ const fn refusal(state: State, event: Event) -> Refusal {
     }
 }
 
+/// The states, a bit each, from which `event` leads to `to`: the table for who knows already that the frame is the owner's and
+/// that nothing pins it.
+pub(crate) const fn sources(event: Event, to: State) -> u16 {
+    let mut states = 0;
+    let mut index = 0;
+    while index < STATES {
+        if let Rule::To(next) = rule(State::ALL[index], event)
+            && next as u8 == to as u8
+        {
+            states |= 1 << index;
+        }
+        index += 1;
+    }
+    states
+}
+
 /// Decides whether `by` (nobody: the host or Postern) may cause `event` on a frame with this record, and what state
 /// that leads to.
 ///
@@ -265,6 +281,18 @@ mod tests {
     fn numbers_are_indices() {
         assert!(State::ALL.iter().enumerate().all(|(index, &state)| state as usize == index));
         assert!(Event::ALL.iter().enumerate().all(|(index, &event)| event as usize == index));
+    }
+
+    #[test]
+    fn sources_are_the_columns_of_the_table() {
+        for event in Event::ALL {
+            for to in State::ALL {
+                for state in State::ALL {
+                    let leads = TABLE[state as usize][event as usize] == Rule::To(to);
+                    assert_eq!(sources(event, to) >> state as u8 & 1 == 1, leads, "{state:?} {event:?} {to:?}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -17,11 +17,13 @@ use guestmem::{OwnerId, Pfn};
 
 /// Levels of a guest's tables.
 const LEVELS: usize = 4;
+/// Access rights of a code segment: it runs at the level of whoever goes there.
+const CONFORMING: u64 = 1 << 2;
 /// The last place in a page where a whole TDCALL has room.
 const LAST: u64 = abi::FRAME_SIZE - exits::TDCALL.len() as u64;
 
 /// What decides how the loaded guest fetches, as the VMCS has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Mode {
     cr3: u64,
     cr4: u64,
@@ -32,7 +34,6 @@ pub struct Mode {
 
 impl Mode {
     /// The loaded guest's.
-    #[inline(always)]
     pub fn read() -> Self {
         Self {
             cr3: vmx::read(field::GUEST_CR3),
@@ -53,6 +54,12 @@ impl Mode {
         self.stack_rights >> 5 & 0b11 == 0
     }
 
+    /// At privilege level 0 as long as the code segment is the same: that of a segment that does not conform is its own (SDM
+    /// volume 3, "Privilege Level Checking When Accessing Code Segments").
+    fn is_kernel_by_code(&self) -> bool {
+        self.is_kernel() && self.code_rights & CONFORMING == 0
+    }
+
     /// Where its code is, in 64-bit mode.
     pub fn paging(&self, physical_bits: u32) -> Paging {
         Paging { cr3: self.cr3, smep: self.cr4 & CR4_SMEP != 0, user: !self.is_kernel(), physical_bits }
@@ -69,7 +76,9 @@ struct Step {
 /// The walk to one page of code, in a mode in which TDCALL is a call.
 #[derive(Clone, Debug)]
 pub struct Fetch {
-    mode: Mode,
+    cr3: u64,
+    efer: u64,
+    code_rights: u64,
     page: u64,
     /// With large pages the last one is there more than once.
     steps: [Step; LEVELS],
@@ -105,7 +114,7 @@ impl Fetch {
         owner: OwnerId,
         mut frame: impl FnMut(u64) -> Option<Pfn>,
     ) -> Option<Self> {
-        if !(mode.is_long() && mode.is_kernel()) {
+        if !(mode.is_long() && mode.is_kernel_by_code()) {
             return None;
         }
         let mut steps = [None; LEVELS];
@@ -129,15 +138,19 @@ impl Fetch {
         let (code, places) = find(fetched.ok()?)?;
         let last = steps.into_iter().flatten().last()?;
         let steps = steps.map(|step| step.unwrap_or(last));
-        Some(Self { mode, page: linear & !PAGE_BITS, steps, code: code.addr(), places })
+        let Mode { cr3, efer, code_rights, .. } = mode;
+        Some(Self { cr3, efer, code_rights, page: linear & !PAGE_BITS, steps, code: code.addr(), places })
     }
 
-    /// Whether the loaded guest is at a TDCALL in the page, in the same mode, and the walk there is still the same.
+    /// Whether the loaded guest is at a TDCALL in the page, in the same mode, and the walk there is still the same. It has
+    /// fetched what is there, so that what forbids fetches need not be looked at.
     #[inline(always)]
     pub fn finds_tdcall(&self) -> bool {
         let offset = vmx::read(field::GUEST_RIP).wrapping_sub(self.page);
         offset <= LAST
-            && Mode::read() == self.mode
+            && vmx::read(field::GUEST_CR3) == self.cr3
+            && vmx::read(field::GUEST_EFER) == self.efer
+            && vmx::read(field::GUEST_CS_RIGHTS) == self.code_rights
             && self.steps.iter().all(|step| read(step.word) == step.value)
             && read_code(self.code | offset) == u32::from_le_bytes(exits::TDCALL)
             && self.places.are_current()

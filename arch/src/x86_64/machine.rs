@@ -61,8 +61,8 @@ impl guestmem::Machine for Machine {
     }
 
     fn publish(&self) {
-        // Stores are seen in their order, by table walks too (SDM volume 3, "Memory Ordering").
-        core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+        // Stores are seen in their order, by table walks too (SDM volume 3, "Memory Ordering"): only the compiler could change it.
+        core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
     }
 
     fn should_yield(&self) -> bool {

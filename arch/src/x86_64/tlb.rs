@@ -89,10 +89,10 @@ fn moved_all(space: Space) {
 fn forget(space: usize) {
     // A locked instruction: the entries written before are visible before it, and it is before the looks below (SDM volume
     // 3, "Memory Ordering"). `vectors` does the reverse: `running`, a fence, then the generation.
-    let generation = GENERATION[space].fetch_add(1, Ordering::SeqCst) + 1;
+    let before = GENERATION[space].fetch_add(1, Ordering::SeqCst);
     let cpus = cpus();
     if cpus.end > 1 {
-        drive_out(cpus, space, generation);
+        drive_out(cpus, space, before + 1);
     }
 }
 

@@ -308,13 +308,13 @@ impl Vcpu {
     /// sends an interrupt or an NMI afterwards, and both end the next entry.
     pub fn enter<C: QuickCalls>(&mut self, vm: &Vm, calls: &C) -> Exit {
         let (space, rate) = (tlb::index(Space::Guest(vm.config.owner)), world::cpu().timer_rate);
-        // In the guest's time: there is nothing to deliver before. 0 where that is not known.
+        // There is nothing to deliver before. 0 where that is not known.
         let mut quiet_until = 0_u64;
         let mut first = true;
         loop {
             let mut now = timer::now();
-            let left = if vm.at(now) < quiet_until {
-                quiet_until - vm.at(now)
+            let left = if now < quiet_until {
+                quiet_until - now
             } else {
                 // Of exceptions without end, the last of which is queued.
                 if self.dead {
@@ -327,9 +327,10 @@ impl Vcpu {
                 }
                 first = false;
                 let end = self.apic.deadline().map_or(self.slice, |deadline| deadline.min(self.slice));
-                quiet_until = if quiet { end } else { 0 };
                 now = timer::now();
-                end.saturating_sub(vm.at(now))
+                let left = end.saturating_sub(vm.at(now));
+                quiet_until = if quiet { now.saturating_add(left) } else { 0 };
+                left
             };
             vmx::write(field::PREEMPTION_TIMER, exits::preemption_timer(left, rate));
             // The reason only: the rest of a guest's exit is not for the host that reads the counters.

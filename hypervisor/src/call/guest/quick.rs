@@ -62,8 +62,10 @@ impl QuickCalls for Calls<'_> {
             return false;
         }
         self.answered.set(self.answered.get().wrapping_add(1));
-        tdx::dispatch(self, vcpu);
-        self.reason.get().is_none()
+        tdx::quick(self, vcpu) || {
+            tdx::dispatch(self, vcpu);
+            self.reason.get().is_none()
+        }
     }
 
     fn read_private(&self, address: u64) -> Option<u64> {

@@ -18,7 +18,7 @@ const REJECT: u64 = 1;
 #[inline]
 pub fn quick(postern: &Postern, vm: &Vm, arguments: [u64; 3]) -> Option<[u64; 4]> {
     let (range, to) = decode(vm, arguments).ok()?;
-    let done = range.end.since(range.start) == 1 && postern.core.convert_page(&vm.memory, range.start, to).is_ok();
+    let done = range.end.since(range.start) == 1 && postern.core.convert_ready(&vm.memory, range.start, to);
     done.then_some([rsi::SUCCESS, range.end.addr(), rsi::ACCEPT, 0])
 }
 

@@ -5,7 +5,7 @@ mod get_quote;
 mod get_tdvmcall_info;
 mod hlt;
 mod io;
-mod map_gpa;
+pub mod map_gpa;
 mod mmio;
 mod rdmsr;
 mod report_fatal_error;
@@ -82,7 +82,6 @@ impl Shown<'_> {
 const NOWHERE: usize = 31;
 
 /// Answers TDVMCALL.
-#[inline(always)]
 pub fn dispatch(call: &Call<'_>, registers: &mut Vcpu) -> Answer {
     let mask = registers.x(RCX);
     if mask & vmcall::FORBIDDEN != 0 {

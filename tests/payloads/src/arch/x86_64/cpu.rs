@@ -1,8 +1,8 @@
 //! Single instructions.
 
 use crate::percpu;
-use core::arch::{asm, naked_asm};
 use core::arch::x86_64::{__cpuid_count, CpuidResult};
+use core::arch::{asm, naked_asm};
 
 /// IA32_GS_BASE (SDM volume 4, table 2-2).
 const GS_BASE: u32 = 0xc000_0101;
