@@ -2,10 +2,11 @@
 
 use abi::host::{self, counter, dialect, frame};
 use abi::run::exit;
-use abi::tdx::{level, register::*, status::*, vmcall};
+use abi::tdx::{leaf, level, register::*, status::*, vmcall};
 use abi::{BLOCK_SIZE, FRAME_SIZE};
 use arch::machine::{Exception, Instruction};
 use arch::{Abort, VeInfo};
+use tests::td::rubbish;
 use tests::{Guest, World};
 
 const STATE_INCORRECT: u64 = EPT_ENTRY_STATE_INCORRECT | RCX as u64;
@@ -159,6 +160,51 @@ fn malformed_ranges_change_nothing_and_name_their_start() {
         }
         assert_eq!(world.frame(page), (frame::PRIVATE, 0));
         assert_eq!(guest.map_gpa(ram, end - ram).0, vmcall::SUCCESS, "all of RAM is private already");
+    });
+}
+
+#[test]
+fn one_page_that_is_ready_is_converted_by_the_same_rules_as_any() {
+    td(|world, guest| {
+        let (page, ipa, alias) = (guest.donate(guest.ipa(1)), guest.ipa(1), guest.alias());
+        guest.td_share(ipa, true);
+        guest.td_share(ipa, false);
+        let call = |mask: u64, r10: u64, r12: u64| {
+            let fixed = [(RAX, leaf::VP_VMCALL), (R11, vmcall::MAP_GPA), (R13, FRAME_SIZE)];
+            guest.tdcall(&[&fixed[..], &[(RCX, mask), (R10, r10), (R12, r12)]].concat())
+        };
+        let all = 1 << R10 | 1 << R11 | 1 << R12 | 1 << R13;
+        let shared = ipa | alias;
+        for bit in [RAX, RCX, RSP, 32, 63] {
+            assert_eq!(call(all | 1 << bit, 0, shared)[RAX], INVALID_RCX, "a mask that names {bit}");
+        }
+        let unknown = (SUCCESS, vmcall::SUBFUNC_UNSUPPORTED, vmcall::MAP_GPA);
+        for (mask, r10, expected) in [
+            (all, 1, unknown),
+            (all, 1 << 63, unknown),
+            (all & !(1 << R11), 0, unknown),
+            (all & !(1 << R12), 0, (SUCCESS, vmcall::INVALID_OPERAND, 0)),
+            (all & !(1 << R13), 0, (SUCCESS, vmcall::INVALID_OPERAND, shared)),
+        ] {
+            let after = call(mask, r10, shared);
+            assert_eq!((after[RAX], after[R10], after[R11]), expected, "mask {mask:#x}, R10 {r10:#x}");
+        }
+        let other = guest.tdvmcall(vmcall::MAP_GPA + 0x100, &[(R12, shared), (R13, FRAME_SIZE)]);
+        assert_eq!(other[R10], vmcall::SUBFUNC_UNSUPPORTED);
+        assert_eq!(world.frame(page), (frame::PRIVATE, 0), "nothing converted");
+
+        assert_eq!(call(all & !(1 << R10), 7, shared)[R10], 7, "its status is not shown, and what it holds is not seen");
+        assert_eq!(world.frame(page), (frame::SHARED, 0));
+        let after = call(all, 0, ipa);
+        let registers = [RAX, RCX, R10, R11, R12, R13].map(|n| after[n]);
+        assert_eq!(registers, [SUCCESS, all, vmcall::SUCCESS, vmcall::MAP_GPA, ipa, FRAME_SIZE]);
+        assert!((2..16).filter(|n| !(10..14).contains(n)).all(|n| after[n] == rubbish(n) || n == RSP));
+
+        for bits in [1, 7, 8, 0x800, 1 << 52, 1 << 63, alias] {
+            assert_eq!(guest.accept(ipa | bits, 0) & !0xFF, OPERAND_INVALID, "{bits:#x}");
+        }
+        assert_eq!(guest.reads(ipa), None, "not accepted yet");
+        assert_eq!(guest.accept(ipa, level::PAGE), SUCCESS);
     });
 }
 
