@@ -44,8 +44,9 @@ pub enum Conduit {
 pub trait QuickCalls {
     /// x0 to x3 for the call with these x0 to x3; `None`, with nothing changed, when it has to go the long way.
     fn call(&self, conduit: Conduit, x: [u64; 4]) -> Option<[u64; 4]>;
-    /// Answers TDCALL, and says whether the guest goes on. Otherwise [`Exit::Call`] leaves with what has come of it.
-    fn tdcall(&self, vcpu: &mut machine::Vcpu) -> bool;
+    /// Answers TDCALL, the quick way first if it may be `quick`, and says whether the guest goes on. Otherwise [`Exit::Call`]
+    /// leaves with what has come of it.
+    fn tdcall(&self, vcpu: &mut machine::Vcpu, quick: bool) -> bool;
     /// The 64-bit word at a multiple of eight in the guest's private memory, for a walk of its own page tables; `None`
     /// when there is nothing.
     fn read_private(&self, address: u64) -> Option<u64>;

@@ -62,8 +62,8 @@ impl<M: Machine> Core<M> {
         Ok((block, frame, record))
     }
 
-    /// First half of [`Core::resolve`]: the frame, and its block's lock as it comes. Split off because the callers in this
-    /// file are the ones that have to be fast, and moving a [`Block`] out of a result costs more than the look-up.
+    /// First half of [`Core::resolve`]: the frame, and its block's lock as it comes. Split off because moving a [`Block`] out of
+    /// a result costs more than the look-up, and [`Core::turn_in_place`] has to be fast.
     #[inline(always)]
     fn find(&self, vm: &Guest, gfn: Gfn) -> Result<(Pfn, &AtomicU64, u64), Refusal> {
         vm.check_range(gfn, 1)?;
@@ -76,7 +76,7 @@ impl<M: Machine> Core<M> {
 
     /// Second half of [`Core::resolve`].
     #[inline(always)]
-    pub(crate) fn admit(&self, vm: &Guest, gfn: Gfn, record: &Record, block: &mut Block<'_, M>) -> Result<(), Refusal> {
+    fn admit(&self, vm: &Guest, gfn: Gfn, record: &Record, block: &mut Block<'_, M>) -> Result<(), Refusal> {
         if record.owner != Some(vm.id()) || record.gfn != gfn {
             // The page moved between the walk and the lock: whoever asked looks again.
             return Err(Refusal::Busy);
@@ -259,12 +259,12 @@ impl<M: Machine> Core<M> {
         Ok(())
     }
 
-    /// Turns a page that is in one of the states `from`, a bit each, to `to`, which is `state`.
+    /// Turns a page `to` shared or private: from one of the states in `sources`, a bit each, to `state`.
     #[inline(always)]
-    fn turn_ready(&self, vm: &Guest, gfn: Gfn, to: Visibility, from: u16, state: State) -> Option<()> {
+    fn turn_ready(&self, vm: &Guest, gfn: Gfn, to: Visibility, sources: u16, state: State) -> Option<()> {
         let found = self.find_ready(vm, gfn)?;
         let mut block = Block::locked(self, found.cell, found.word, found.frame.block_start());
-        if !found.is_ready(vm, gfn, &block, from) {
+        if !found.is_ready(vm, gfn, &block, sources) {
             return None;
         }
         let alias = vm.alias(gfn)?;
@@ -290,7 +290,7 @@ impl<M: Machine> Core<M> {
         let Slot::Table(table) = Self::read(seen, BLOCK_LEVEL) else { return None };
         let private = self.entry(table, gfn.get())?;
         let frame = Self::frame_in(private)?;
-        let (cell, word) = self.try_lock_cell(frame).ok()?;
+        let (cell, word) = self.lock_cell_at_once(frame)?;
         Some(Found { over, seen, private, frame, cell, word })
     }
 

@@ -282,6 +282,13 @@ impl<M: Machine> Core<M> {
         Ok((cell, word))
     }
 
+    /// As [`Core::try_lock_cell`], but without waiting at all: none when another CPU has the lock.
+    #[inline(always)]
+    pub(crate) fn lock_cell_at_once(&self, frame: Pfn) -> Option<(&AtomicU64, u64)> {
+        let cell = self.summary(frame)?;
+        Some((cell, lock::acquire_at_once(cell, LOCK, Rank::Block)?))
+    }
+
     /// What the database says of a frame; [`State::Absent`] when it is not RAM.
     pub fn lookup(&self, frame: Pfn) -> Record {
         match self.lock(frame) {

@@ -23,7 +23,7 @@ pub enum Rank {
 /// How often a guest's call looks at a lock before it answers "busy".
 const TRIES: u32 = 256;
 
-/// Takes the lock bit of a word if nobody has it. Returns the word without the bit.
+/// The bit, if it was clear: the word without it.
 #[inline(always)]
 fn take(word: &AtomicU64, bit: u64) -> Option<u64> {
     // Of what was there only the bit is looked at, for which there are instructions; the rest is the holder's to change.
@@ -44,21 +44,18 @@ pub fn acquire(word: &AtomicU64, bit: u64, rank: Rank) -> u64 {
     }
 }
 
-/// Takes the lock bit of a word unless another CPU keeps it for long.
+/// Takes the lock bit of a word if nobody has it. Returns the word without the bit.
 #[inline(always)]
-pub fn try_acquire(word: &AtomicU64, bit: u64, rank: Rank) -> Option<u64> {
-    let value = take(word, bit).or_else(|| retry(word, bit));
-    if value.is_some() {
-        ranks::enter(rank);
-    }
-    value
+pub fn acquire_at_once(word: &AtomicU64, bit: u64, rank: Rank) -> Option<u64> {
+    take(word, bit).inspect(|_| ranks::enter(rank))
 }
 
-#[cold]
-fn retry(word: &AtomicU64, bit: u64) -> Option<u64> {
+/// Takes the lock bit of a word unless another CPU keeps it for long.
+#[inline]
+pub fn try_acquire(word: &AtomicU64, bit: u64, rank: Rank) -> Option<u64> {
     for _ in 0..TRIES {
         if word.load(Ordering::Relaxed) & bit == 0
-            && let Some(value) = take(word, bit)
+            && let Some(value) = acquire_at_once(word, bit, rank)
         {
             return Some(value);
         }

@@ -75,8 +75,9 @@ fn a_free_frame_goes_to_one_cpu_only() {
     });
 }
 
-/// A database with one guest that has one page, at its first address; the page's block is split already.
-fn world(alias: Option<u32>) -> (Core<Fake<Concatenated>>, Guest, Pfn, Gfn) {
+/// A database with one guest that has one page, at its first address; the page's block is split already. `ready`: the page has
+/// been converted and back, so that all is there that a conversion needs.
+fn world(alias: Option<u32>, ready: bool) -> (Core<Fake<Concatenated>>, Guest, Pfn, Gfn) {
     let core = fake::boot::<Concatenated>(&[Pfn::new(RAM_START)..Pfn::new(RAM_START + 512)], 12);
     core.machine.caches.store(false, std::sync::atomic::Ordering::Relaxed);
     let gfn = Gfn::new(512);
@@ -85,6 +86,10 @@ fn world(alias: Option<u32>) -> (Core<Fake<Concatenated>>, Guest, Pfn, Gfn) {
     let vm = fake::guest(&core, 1, layout, meta..meta.offset(12));
     let frame = Pfn::new(RAM_START + 100);
     assert_eq!(core.donate(&vm, frame, gfn, Size::Page, &mut Budget::new(1)), Ok(Progress::Done));
+    if ready {
+        core.share(&vm, gfn).unwrap();
+        core.unshare(&vm, gfn).unwrap();
+    }
     (core, vm, frame, gfn)
 }
 
@@ -102,7 +107,7 @@ fn check(core: &Core<Fake<Concatenated>>, vm: &Guest) {
 fn d2_a_pin_and_an_unshare_cannot_both_succeed() {
     for alias in [None, Some(38)] {
         explore(10, move || {
-            let (core, vm, frame, gfn) = world(alias);
+            let (core, vm, frame, gfn) = world(alias, false);
             core.share(&vm, gfn).unwrap();
             let shared = Arc::new((core, vm));
             let other = shared.clone();
@@ -124,7 +129,7 @@ fn d2_a_pin_and_an_unshare_cannot_both_succeed() {
 #[test]
 fn a3_one_frame_is_donated_once() {
     explore(10, || {
-        let (core, vm, frame, gfn) = world(None);
+        let (core, vm, frame, gfn) = world(None, false);
         let shared = Arc::new((core, vm));
         let other = shared.clone();
         let give = move |shared: &(Core<Fake<Concatenated>>, Guest), frame: Pfn| {
@@ -138,6 +143,9 @@ fn a3_one_frame_is_donated_once() {
     });
 }
 
+/// The worlds of calls that convert: with one half, with two, and with two and ready.
+const WORLDS: [(Option<u32>, bool); 3] = [(None, false), (Some(38), false), (Some(38), true)];
+
 /// Both CPUs pass here first. Lookups in tables are no business of the checker, so a call that finds nothing there would
 /// seem to it to depend on nobody, and be tried in one order only.
 fn meet(start: &AtomicU64) {
@@ -146,31 +154,33 @@ fn meet(start: &AtomicU64) {
 
 #[test]
 fn b3_the_end_of_a_vm_and_its_own_call() {
-    explore(5, || {
-        let (core, vm, frame, gfn) = world(None);
-        let shared = Arc::new((core, vm, AtomicU64::new(0)));
-        let other = shared.clone();
-        let guest = thread::spawn(move || {
-            meet(&other.2);
-            other.0.share(&other.1, gfn)
+    for (alias, ready) in WORLDS {
+        explore(5, move || {
+            let (core, vm, frame, gfn) = world(alias, ready);
+            let shared = Arc::new((core, vm, AtomicU64::new(0)));
+            let other = shared.clone();
+            let guest = thread::spawn(move || {
+                meet(&other.2);
+                other.0.share(&other.1, gfn)
+            });
+            meet(&shared.2);
+            shared.0.kill(&shared.1);
+            let done = guest.join().unwrap();
+            let state = shared.0.lookup(frame).state;
+            match done {
+                Ok(()) => assert_eq!(state, State::Shared),
+                Err(Refusal::Dying | Refusal::Busy) => assert_eq!(state, State::Private),
+                other => panic!("{other:?}"),
+            }
         });
-        meet(&shared.2);
-        shared.0.kill(&shared.1);
-        let done = guest.join().unwrap();
-        let state = shared.0.lookup(frame).state;
-        match done {
-            Ok(()) => assert_eq!(state, State::Shared),
-            Err(Refusal::Dying | Refusal::Busy) => assert_eq!(state, State::Private),
-            other => panic!("{other:?}"),
-        }
-    });
+    }
 }
 
 #[test]
 fn a_call_and_the_reclaim_of_its_page() {
-    for alias in [None, Some(38)] {
+    for (alias, ready) in WORLDS {
         explore(5, move || {
-            let (core, vm, frame, gfn) = world(alias);
+            let (core, vm, frame, gfn) = world(alias, ready);
             let shared = Arc::new((core, vm, AtomicU64::new(0)));
             let other = shared.clone();
             let guest = thread::spawn(move || {
@@ -190,9 +200,9 @@ fn a_call_and_the_reclaim_of_its_page() {
 
 #[test]
 fn two_guest_calls_on_one_page_leave_it_consistent() {
-    for alias in [None, Some(38)] {
+    for (alias, ready) in WORLDS {
         explore(10, move || {
-            let (core, vm, frame, gfn) = world(alias);
+            let (core, vm, frame, gfn) = world(alias, ready);
             let shared = Arc::new((core, vm, AtomicU64::new(0)));
             let other = shared.clone();
             let cpu = thread::spawn(move || {

@@ -193,7 +193,11 @@ fn one_page_that_is_ready_is_converted_by_the_same_rules_as_any() {
         assert_eq!(other[R10], vmcall::SUBFUNC_UNSUPPORTED);
         assert_eq!(world.frame(page), (frame::PRIVATE, 0), "nothing converted");
 
-        assert_eq!(call(all & !(1 << R10), 7, shared)[R10], 7, "its status is not shown, and what it holds is not seen");
+        assert_eq!(
+            call(all & !(1 << R10), 7, shared)[R10],
+            7,
+            "its status is not shown, and what it holds is not seen"
+        );
         assert_eq!(world.frame(page), (frame::SHARED, 0));
         let after = call(all, 0, ipa);
         let registers = [RAX, RCX, R10, R11, R12, R13].map(|n| after[n]);

@@ -274,7 +274,7 @@ impl Vcpu {
 
     fn call(&mut self, conduit: Conduit, calls: &impl QuickCalls) -> Option<Exit> {
         if conduit == Conduit::Tdcall {
-            return if calls.tdcall(self) { None } else { Some(Exit::Call(conduit)) };
+            return if calls.tdcall(self, self.quick) { None } else { Some(Exit::Call(conduit)) };
         }
         if self.quick
             && let Some(answer) = calls.call(conduit, core::array::from_fn(|n| self.x[n]))

@@ -1,7 +1,7 @@
 //! Where the last TDCALL was, so that the next one from there needs no walk of the guest's tables.
 //!
 //! What is remembered is where the words of that walk are, not what they lead to: each time they are read again, from the
-//! guest's memory, and have to say what they said, as have the registers that the walk began with. So a guest that changes its
+//! guest's memory, and have to say what they said, as have the registers that say where it begins and for whom. So a guest that changes its
 //! tables or its code is always understood as the CPU understands it. What can go stale is only where a guest's page is;
 //! [`Places`] tells when any has moved, and is looked at after all that is read: what was read while a page went to somebody
 //! else is not used.
@@ -54,8 +54,8 @@ impl Mode {
         self.stack_rights >> 5 & 0b11 == 0
     }
 
-    /// At privilege level 0 as long as the code segment is the same: that of a segment that does not conform is its own (SDM
-    /// volume 3, "Privilege Level Checking When Accessing Code Segments").
+    /// At privilege level 0 for as long as the code segment's rights are the same: a segment that does not conform has the level
+    /// of the stack segment (SDM volume 3, "Checks on Guest Segment Registers").
     fn is_kernel_by_code(&self) -> bool {
         self.is_kernel() && self.code_rights & CONFORMING == 0
     }

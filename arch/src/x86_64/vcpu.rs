@@ -308,7 +308,7 @@ impl Vcpu {
     /// sends an interrupt or an NMI afterwards, and both end the next entry.
     pub fn enter<C: QuickCalls>(&mut self, vm: &Vm, calls: &C) -> Exit {
         let (space, rate) = (tlb::index(Space::Guest(vm.config.owner)), world::cpu().timer_rate);
-        // There is nothing to deliver before. 0 where that is not known.
+        // In the host's time: there is nothing to deliver before. 0 where that is not known.
         let mut quiet_until = 0_u64;
         let mut first = true;
         loop {
@@ -353,13 +353,13 @@ impl Vcpu {
             }
             if self.is_at_tdcall() {
                 (self.reason, self.queued, self.unread) = (vmx::reason::EXCEPTION_OR_NMI, None, 0);
-                if calls.tdcall(self) {
+                if calls.tdcall(self, true) {
                     continue;
                 }
                 return Exit::Call(Conduit::Tdcall);
             }
             match self.exited(vm, calls) {
-                Exit::Call(Conduit::Tdcall) if calls.tdcall(self) => {}
+                Exit::Call(Conduit::Tdcall) if calls.tdcall(self, true) => {}
                 // An NMI means that there is something to look at.
                 Exit::Handled if self.reason != vmx::reason::EXCEPTION_OR_NMI => {}
                 exit => return exit,

@@ -161,4 +161,35 @@ on_both! {
         w.end(&other);
         w.check(&[]);
     }
+
+    fn nothing_is_ready_that_is_not_the_guests_to_turn(w) {
+        let vm = w.accepting(1);
+        for page in 0..4 {
+            w.donate(&vm, w.page(page), w.gfn(page)).unwrap();
+            w.core.share(&vm, w.gfn(page)).unwrap();
+            w.core.unshare(&vm, w.gfn(page)).unwrap();
+        }
+        let turns = |page, to| w.core.convert_ready(&vm, w.gfn(page), to);
+        assert!(w.core.accept_ready(&vm, w.gfn(0)));
+        assert!(!w.core.accept_ready(&vm, w.gfn(0)), "private already");
+        assert!(!turns(0, Visibility::Private), "private already");
+        assert!(turns(0, Visibility::Shared));
+        assert!(!turns(0, Visibility::Shared), "shared already");
+        assert!(!w.core.accept_ready(&vm, w.gfn(0)), "shared");
+        w.core.pin(w.page(0), State::Shared).unwrap();
+        assert!(!turns(0, Visibility::Private), "pinned");
+        w.core.unpin(w.page(0)).unwrap();
+        w.core.poison(w.page(1), Some(&vm)).unwrap();
+        assert!(!turns(1, Visibility::Shared) && !w.core.accept_ready(&vm, w.gfn(1)), "poisoned");
+        for wild in [u64::MAX, u64::MAX >> 12, 1 << 36, w.gfn(0).get() | 1 << 36, 0] {
+            assert!(!w.core.convert_ready(&vm, Gfn::new(wild), Visibility::Shared));
+            assert!(!w.core.accept_ready(&vm, Gfn::new(wild)));
+        }
+        w.check(&[&vm]);
+        w.core.kill(&vm);
+        assert!(!turns(0, Visibility::Private) && !turns(2, Visibility::Shared), "dying");
+        assert!(!w.core.accept_ready(&vm, w.gfn(3)), "dying");
+        w.end(&vm);
+        w.check(&[]);
+    }
 }

@@ -273,6 +273,18 @@ pub const ALL: &[Scenario] = &[
         ..TINY
     },
     Scenario {
+        name: "x86-hostile-guest-1cpu",
+        proves: "the same on one CPU, where no interrupt may come between STI and HLT",
+        ring: 5,
+        cpus: 2,
+        host_cpus: 1,
+        arguments: "test=attacks",
+        at_least: &[("guest: done, ", 20)],
+        never: &["guest: FAIL", "came between STI and HLT"],
+        timeout: 120,
+        ..TINY
+    },
+    Scenario {
         name: "x86-guest-panic",
         proves: "a guest kernel that panics ends the run with its reason",
         ring: 5,

@@ -57,12 +57,12 @@ impl QuickCalls for Calls<'_> {
     }
 
     #[inline(always)]
-    fn tdcall(&self, vcpu: &mut Vcpu) -> bool {
+    fn tdcall(&self, vcpu: &mut Vcpu, quick: bool) -> bool {
         if self.vm.dialect != Dialect::Tdx {
             return false;
         }
         self.answered.set(self.answered.get().wrapping_add(1));
-        tdx::quick(self, vcpu) || {
+        quick && tdx::quick(self, vcpu) || {
             tdx::dispatch(self, vcpu);
             self.reason.get().is_none()
         }

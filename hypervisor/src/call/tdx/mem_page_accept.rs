@@ -6,7 +6,7 @@ use abi::tdx::{level, register::*, status};
 use arch::machine::Vcpu;
 use guestmem::{Acceptance, Gfn, Refusal, Size, Visibility};
 
-/// One page, when it waits for nothing else.
+/// One page, when it waits for this and nothing is in the way.
 #[inline(always)]
 pub fn quick(call: &Call<'_>, registers: &Vcpu) -> bool {
     // The page's level is 0.

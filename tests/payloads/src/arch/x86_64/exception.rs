@@ -318,6 +318,14 @@ const TRAP: u64 = 1 << 8;
 /// Bytes of HLT.
 const HLT_LENGTH: u64 = 1;
 
+/// Interrupts that came just before the HLT that was to wait for them.
+static EARLY: AtomicUsize = AtomicUsize::new(0);
+
+/// How many interrupts came just before the HLT that was to wait for them.
+pub fn early_wakes() -> usize {
+    EARLY.load(Ordering::Relaxed)
+}
+
 unsafe extern "C" {
     /// The HLT of `cpu::wait_for_interrupt`.
     static payload_sleep: u8;
@@ -327,9 +335,10 @@ extern "C" fn trap(frame: &mut Frame) {
     let number = (frame.stub - stubs()) / 16;
     match number {
         32.. => {
-            // What was waited for is there. Only Bochs with more than one CPU lets it in here (docs/caveats.md).
+            // What was waited for is there. Behind STI only Bochs with more than one CPU lets it in here (docs/caveats.md).
             if frame.rip == &raw const payload_sleep as u64 {
                 frame.rip += HLT_LENGTH;
+                EARLY.fetch_add(1, Ordering::Relaxed);
             }
             return interrupt(number as u32);
         }

@@ -4,8 +4,8 @@ use crate::require;
 use crate::world::World;
 use alloc::format;
 use alloc::string::String;
-use payloads::exception::Abort;
-use payloads::{apic, attempt, cpu as instructions, timer};
+use payloads::exception::{self, Abort};
+use payloads::{apic, attempt, cpu as instructions, say, timer};
 
 use super::devices::timer_still_works;
 
@@ -161,6 +161,10 @@ pub fn halt_storm(_: &World) -> Result<(), String> {
         let _ = attempt!("mwait"; in("eax") 0u32, in("ecx") 0u32,);
     }
     timer::stop();
+    match exception::early_wakes() {
+        0 => {}
+        early => say!("guest: {early} interrupts came between STI and HLT"),
+    }
     timer_still_works()
 }
 
