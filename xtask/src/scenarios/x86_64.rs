@@ -274,13 +274,13 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "x86-hostile-guest-1cpu",
-        proves: "the same on one CPU, where no interrupt may come between STI and HLT",
+        proves: "the same on one CPU, where no interrupt may come right behind STI",
         ring: 5,
         cpus: 2,
         host_cpus: 1,
         arguments: "test=attacks",
         at_least: &[("guest: done, ", 20)],
-        never: &["guest: FAIL", "came between STI and HLT"],
+        never: &["guest: FAIL", "came right behind STI"],
         timeout: 120,
         ..TINY
     },

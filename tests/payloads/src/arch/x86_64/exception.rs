@@ -5,7 +5,7 @@ use super::descriptors::{self, Pointer};
 use super::{apic, cpu, tdcall};
 use crate::percpu;
 use core::arch::{asm, global_asm};
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 // One stub of 16 bytes for each vector, which all call the same code: the return address tells which. Exceptions that
 // push no error code get a zero in its place (SDM volume 3, table "Protected-Mode Exceptions and Interrupts").
@@ -318,6 +318,14 @@ const TRAP: u64 = 1 << 8;
 /// Bytes of HLT.
 const HLT_LENGTH: u64 = 1;
 
+/// Where the last interrupt came.
+static LAST: AtomicU64 = AtomicU64::new(0);
+
+/// The address of the instruction that the last interrupt, on any CPU, came before.
+pub fn interrupted_at() -> u64 {
+    LAST.load(Ordering::Relaxed)
+}
+
 /// Interrupts that came just before the HLT that was to wait for them.
 static EARLY: AtomicUsize = AtomicUsize::new(0);
 
@@ -335,6 +343,7 @@ extern "C" fn trap(frame: &mut Frame) {
     let number = (frame.stub - stubs()) / 16;
     match number {
         32.. => {
+            LAST.store(frame.rip, Ordering::Relaxed);
             // What was waited for is there. Behind STI only Bochs with more than one CPU lets it in here (docs/caveats.md).
             if frame.rip == &raw const payload_sleep as u64 {
                 frame.rip += HLT_LENGTH;

@@ -37,6 +37,7 @@ pub const TESTS: &[Test] = &[
     ("control-registers", For::Tdx, cpu::control_registers),
     ("debug-registers", For::Tdx, cpu::debug_registers),
     ("debug-in-shadow", For::Tdx, cpu::debug_in_shadow),
+    ("interrupt-in-shadow", For::Tdx, cpu::interrupt_in_shadow),
     ("cache-instructions", For::Tdx, cpu::cache_instructions),
     ("halt-storm", For::Tdx, cpu::halt_storm),
     ("undefined-instructions", For::Tdx, cpu::undefined),
