@@ -3,7 +3,7 @@
 use super::exits::{self, Io, ept_violation};
 use super::host_policy::{self, Cpuid, MsrRead, MsrWrite, XAPIC_DISABLE};
 use super::host_ports::{self, Out};
-use super::inject::{Collision, Deliver, Event, Waiting, blocking, choose, collide, vector};
+use super::inject::{Collision, Deliver, Event, VALID, Waiting, blocking, choose, collide, vector};
 use super::percpu::{self, PerCpu};
 use super::vectors::{self, Entered, Gprs, number};
 use super::vmx::{self, field, primary, reason};
@@ -16,8 +16,6 @@ use guestmem::Space;
 
 /// CPUID leaf 7, register EDX: IA32_ARCH_CAPABILITIES exists.
 const HAS_CAPABILITIES: u32 = 1 << 29;
-/// Interruption information: there is something.
-const VALID: u32 = 1 << 31;
 /// Interruption information and the qualification of an EPT violation: an IRET that faulted had unblocked NMIs.
 const BY_IRET: u64 = 1 << 12;
 
