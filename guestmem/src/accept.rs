@@ -4,13 +4,12 @@
 //! was. What it gives the guest is certainty. A page can be accepted once for each time that it was taken back, so nobody
 //! can make it start anew on a page that it uses.
 
-use crate::block::Block;
 use crate::convert::Lack;
 use crate::guest::{Guest, VmLock};
 use crate::record::{Record, State};
 use crate::sync::Ordering;
 use crate::table::{BLOCK_LEVEL, PAGE_LEVEL, Slot};
-use crate::transition::{Event, permit, sources};
+use crate::transition::{Event, permit};
 use crate::{BLOCK_FRAMES, Budget, Core, Gfn, Machine, Pfn, Refusal, Size, Visibility};
 
 /// What became of [`Core::accept`].
@@ -72,23 +71,6 @@ impl<M: Machine> Core<M> {
         self.machine.publish();
         block.set(frame, Record { state, ..record });
         Ok(Acceptance::Accepted)
-    }
-
-    /// [`Core::accept`] of a page that waits for it in a table of its own, which is what nearly all do; false, and nothing
-    /// changed, for others.
-    #[inline(never)]
-    pub fn accept_ready(&self, vm: &Guest, gfn: Gfn) -> bool {
-        let Some(found) = self.find_ready(vm, gfn) else { return false };
-        let mut block = Block::locked(self, found.cell, found.word, found.frame.block_start());
-        let state = State::Private;
-        if !found.is_ready(vm, gfn, &block, const { sources(Event::Accept, State::Private) }) {
-            return false;
-        }
-        found.private.store(Self::guest_leaf(found.frame, PAGE_LEVEL, Visibility::Private), Ordering::Release);
-        self.machine.publish();
-        // It was wiped when it was taken back.
-        block.set(found.frame, Record { state, owner: Some(vm.id()), gfn, count: 0, wiped: true });
-        true
     }
 
     /// Nothing is there: what comes is private if the guest has not said otherwise, zero, and needs no acceptance.

@@ -5,9 +5,9 @@ use crate::entries::At;
 use crate::guest::{Guest, VmLock, counter};
 use crate::motion::{Cut, Flushed};
 use crate::record::{Record, State};
-use crate::sync::{AtomicU64, Ordering, Word};
-use crate::table::{BLOCK_LEVEL, PAGE_LEVEL, Slot};
-use crate::transition::{Event, permit, sources};
+use crate::sync::{AtomicU64, Ordering};
+use crate::table::PAGE_LEVEL;
+use crate::transition::{Event, permit};
 use crate::{Budget, Core, FRAME_SHIFT, Gfn, Machine, Pfn, Refusal, Size, Visibility};
 
 /// Frames that a call which meets a block in motion wipes on its behalf.
@@ -19,30 +19,6 @@ pub(crate) enum Lack {
     Structure,
     /// It cannot be done.
     Refused(Refusal),
-}
-
-/// What [`Core::find_ready`] has found.
-pub(crate) struct Found<'a> {
-    /// The 2 MiB entry, and what it said.
-    over: &'a Word,
-    seen: u64,
-    /// The page's entry in the private half.
-    pub private: &'a Word,
-    pub frame: Pfn,
-    /// The block's lock, and its value.
-    pub cell: &'a AtomicU64,
-    pub word: u64,
-}
-
-impl Found<'_> {
-    /// Whether it is all still so under the lock, and the page has a record of its own, is in one of these states, a bit each,
-    /// and not pinned. Until then the page could move, the table become another's, and the VM end.
-    #[inline(always)]
-    pub fn is_ready<M: Machine>(&self, vm: &Guest, gfn: Gfn, block: &Block<'_, M>, states: u16) -> bool {
-        self.over.load(Ordering::Acquire) == self.seen
-            && vm.check_live().is_ok()
-            && block.holds(self.frame, Record::identity(vm.id(), gfn), states)
-    }
 }
 
 impl From<Refusal> for Lack {
@@ -126,31 +102,6 @@ impl<M: Machine> Core<M> {
             Err(Lack::Refused(refusal)) => Err(refusal),
             Err(Lack::Structure) => self.turn_with_structure(vm, gfn, to),
         }
-    }
-
-    /// Converts one page of a guest that has a shared half, where all is there that it needs and nothing is in the way: nearly
-    /// every page that a guest converts on its own is the neighbour of one that it has converted before. False, and nothing
-    /// changed, where it is not so, or the page is as wanted: [`Core::convert`] finds out.
-    #[inline(always)]
-    pub fn convert_ready(&self, vm: &Guest, gfn: Gfn, to: Visibility) -> bool {
-        match to {
-            Visibility::Shared => self.share_ready(vm, gfn),
-            Visibility::Private => self.unshare_ready(vm, gfn),
-        }
-    }
-
-    #[inline(never)]
-    fn share_ready(&self, vm: &Guest, gfn: Gfn) -> bool {
-        const FROM: u16 = sources(Event::Share, State::Shared);
-        self.turn_ready(vm, gfn, Visibility::Shared, FROM, State::Shared).is_some()
-    }
-
-    #[inline(never)]
-    fn unshare_ready(&self, vm: &Guest, gfn: Gfn) -> bool {
-        const FROM: u16 = sources(Event::Unshare, State::Private);
-        const { assert!(sources(Event::Defer, State::Pending) == 1 << State::Private as u16) }
-        let state = if vm.layout().accepts { State::Pending } else { State::Private };
-        self.turn_ready(vm, gfn, Visibility::Private, FROM, state).is_some()
     }
 
     /// Sharing where one address is private and shared: only the host's mapping changes, and nothing is split for it.
@@ -259,45 +210,10 @@ impl<M: Machine> Core<M> {
         Ok(())
     }
 
-    /// Turns a page `to` shared or private: from one of the states in `sources`, a bit each, to `state`.
-    #[inline(always)]
-    fn turn_ready(&self, vm: &Guest, gfn: Gfn, to: Visibility, sources: u16, state: State) -> Option<()> {
-        let found = self.find_ready(vm, gfn)?;
-        let mut block = Block::locked(self, found.cell, found.word, found.frame.block_start());
-        if !found.is_ready(vm, gfn, &block, sources) {
-            return None;
-        }
-        let alias = vm.alias(gfn)?;
-        let shared = self.page_in(self.over_alive(vm, Visibility::Shared, alias)?, gfn)?;
-        let wish = self.wish_alive(vm, gfn)?;
-        let record = Record { state, owner: Some(vm.id()), gfn, count: 0, wiped: true };
-        self.exchange(vm, &mut block, found.frame, record, to, (found.private, gfn.get()), (shared, alias));
-        wish.set(to);
-        let counter = if to == Visibility::Shared { counter::SHARES } else { counter::UNSHARES };
-        vm.count(counter, found.frame, 1);
-        Some(())
-    }
-
-    /// The page of a guest that has an entry of its own in the private half, and its block's lock as it comes. The caller
-    /// makes a [`Block`] of it at once, and asks [`Found::is_ready`]. None where there is more to it.
-    #[inline(always)]
-    pub(crate) fn find_ready(&self, vm: &Guest, gfn: Gfn) -> Option<Found<'_>> {
-        if !vm.layout().ram.contains(&gfn) {
-            return None;
-        }
-        let over = self.over(vm, Visibility::Private, gfn)?;
-        let seen = over.load(Ordering::Acquire);
-        let Slot::Table(table) = Self::read(seen, BLOCK_LEVEL) else { return None };
-        let private = self.entry(table, gfn.get())?;
-        let frame = Self::frame_in(private)?;
-        let (cell, word) = self.lock_cell_at_once(frame)?;
-        Some(Found { over, seen, private, frame, cell, word })
-    }
-
     /// Moves a page from the half that maps it, if one does, to the other, wiped. Its block has been split.
     #[inline(always)]
     #[allow(clippy::too_many_arguments)]
-    fn exchange(
+    pub(crate) fn exchange(
         &self,
         vm: &Guest,
         block: &mut Block<'_, M>,

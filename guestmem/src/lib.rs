@@ -26,6 +26,7 @@ pub mod lock;
 mod machine;
 pub mod motion;
 mod range;
+mod ready;
 mod record;
 pub mod sync;
 mod table;

@@ -51,9 +51,14 @@ pub fn acquire_at_once(word: &AtomicU64, bit: u64, rank: Rank) -> Option<u64> {
 }
 
 /// Takes the lock bit of a word unless another CPU keeps it for long.
-#[inline]
+#[inline(always)]
 pub fn try_acquire(word: &AtomicU64, bit: u64, rank: Rank) -> Option<u64> {
-    for _ in 0..TRIES {
+    acquire_at_once(word, bit, rank).or_else(|| acquire_later(word, bit, rank))
+}
+
+#[cold]
+fn acquire_later(word: &AtomicU64, bit: u64, rank: Rank) -> Option<u64> {
+    for _ in 1..TRIES {
         if word.load(Ordering::Relaxed) & bit == 0
             && let Some(value) = acquire_at_once(word, bit, rank)
         {

@@ -1,10 +1,10 @@
 //! Where the last TDCALL was, so that the next one from there needs no walk of the guest's tables.
 //!
 //! What is remembered is where the words of that walk are, not what they lead to: each time they are read again, from the
-//! guest's memory, and have to say what they said, as have the registers that say where it begins and for whom. So a guest that changes its
-//! tables or its code is always understood as the CPU understands it. What can go stale is only where a guest's page is;
-//! [`Places`] tells when any has moved, and is looked at after all that is read: what was read while a page went to somebody
-//! else is not used.
+//! guest's memory, and have to say what they said, as have the registers that say where the walk begins and for whom. So a guest
+//! that changes its tables or its code is always understood as the CPU understands it. What can go stale is only where a guest's
+//! page is; [`Places`] tells when any has moved, and is looked at after all that is read: what was read while a page went to
+//! somebody else is not used.
 
 use super::exits::{self, CR4_SMEP};
 use super::tlb::Places;

@@ -12,7 +12,7 @@ const FRAMES: u64 = 12;
 
 /// One page, by registers that are all shown, when there is nothing in the way.
 #[inline(always)]
-pub fn quick(call: &Call<'_>, registers: &mut Vcpu) -> bool {
+pub fn quick(call: &Call<'_>, registers: &Vcpu) -> bool {
     const NEEDED: u64 = 1 << R10 | 1 << R11 | 1 << R12 | 1 << R13;
     let asked = registers.x(RCX) & (vmcall::FORBIDDEN | NEEDED) == NEEDED
         && registers.x(R11) == vmcall::MAP_GPA
