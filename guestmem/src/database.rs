@@ -258,8 +258,8 @@ impl<M: Machine> Core<M> {
         Some(Gib { word, blocks: self.summaries.get(first..first + GIB_BLOCKS as usize)? })
     }
 
-    /// Locks the block that holds `frame`. This and [`Core::try_lock`] are the only ways to lock one, and no operation
-    /// holds two, so there is no order among blocks to get wrong.
+    /// Locks the block that holds `frame`. This and the three below are the only ways to lock one, and no operation holds two,
+    /// so there is no order among blocks to get wrong.
     #[inline]
     pub(crate) fn lock(&self, frame: Pfn) -> Result<Block<'_, M>, Refusal> {
         let cell = self.summary(frame).ok_or(Refusal::NotRam)?;
@@ -282,7 +282,7 @@ impl<M: Machine> Core<M> {
         Ok((cell, word))
     }
 
-    /// As [`Core::try_lock_cell`], but without waiting at all: none when another CPU has the lock.
+    /// [`Core::try_lock_cell`] without waiting: none when another CPU has the lock.
     #[inline(always)]
     pub(crate) fn lock_cell_at_once(&self, frame: Pfn) -> Option<(&AtomicU64, u64)> {
         let cell = self.summary(frame)?;

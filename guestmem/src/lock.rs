@@ -20,10 +20,10 @@ pub enum Rank {
     List,
 }
 
-/// How often a guest's call looks at a lock before it answers "busy".
+/// How often [`try_acquire`] looks at a lock before a guest's call answers "busy".
 const TRIES: u32 = 256;
 
-/// The bit, if it was clear: the word without it.
+/// Sets the bit if it is clear, and returns the word without it; what it is the lock of is not its business.
 #[inline(always)]
 fn take(word: &AtomicU64, bit: u64) -> Option<u64> {
     // Of what was there only the bit is looked at, for which there are instructions; the rest is the holder's to change.
@@ -46,13 +46,13 @@ pub fn acquire(word: &AtomicU64, bit: u64, rank: Rank) -> u64 {
 
 /// Takes the lock bit of a word if nobody has it. Returns the word without the bit.
 #[inline(always)]
-pub fn acquire_at_once(word: &AtomicU64, bit: u64, rank: Rank) -> Option<u64> {
+pub(crate) fn acquire_at_once(word: &AtomicU64, bit: u64, rank: Rank) -> Option<u64> {
     take(word, bit).inspect(|_| ranks::enter(rank))
 }
 
 /// Takes the lock bit of a word unless another CPU keeps it for long.
 #[inline(always)]
-pub fn try_acquire(word: &AtomicU64, bit: u64, rank: Rank) -> Option<u64> {
+pub(crate) fn try_acquire(word: &AtomicU64, bit: u64, rank: Rank) -> Option<u64> {
     acquire_at_once(word, bit, rank).or_else(|| acquire_later(word, bit, rank))
 }
 

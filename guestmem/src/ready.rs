@@ -9,33 +9,17 @@
 use crate::block::Block;
 use crate::guest::{Guest, counter};
 use crate::record::{Record, State};
-use crate::sync::{AtomicU64, Ordering, Word};
+use crate::sync::{Ordering, Word};
 use crate::table::{BLOCK_LEVEL, PAGE_LEVEL, Slot};
 use crate::transition::{Event, sources};
 use crate::{Core, Gfn, Machine, Pfn, Visibility};
 
-/// What [`Core::find_ready`] has found.
-struct Found<'a> {
-    /// The 2 MiB entry, and what it said.
-    over: &'a Word,
-    seen: u64,
-    /// The page's entry in the private half.
-    private: &'a Word,
+/// A page that is ready, with its block's lock held.
+struct Ready<'a, M: Machine> {
+    block: Block<'a, M>,
     frame: Pfn,
-    /// The block's lock, and its value.
-    cell: &'a AtomicU64,
-    word: u64,
-}
-
-impl Found<'_> {
-    /// Whether it is all still so under the lock, and the page has a record of its own, is in one of these states, a bit each,
-    /// and not pinned. Until then the page could move, the table become another's, and the VM end.
-    #[inline(always)]
-    fn is_ready<M: Machine>(&self, vm: &Guest, gfn: Gfn, block: &Block<'_, M>, states: u16) -> bool {
-        self.over.load(Ordering::Acquire) == self.seen
-            && vm.check_live().is_ok()
-            && block.holds(self.frame, Record::identity(vm.id(), gfn), states)
-    }
+    /// Its entry in the private half.
+    private: &'a Word,
 }
 
 impl<M: Machine> Core<M> {
@@ -66,42 +50,34 @@ impl<M: Machine> Core<M> {
     /// Accepts one page that waits for it. False, and nothing changed, where none does: [`Core::accept`] finds out.
     #[inline(never)]
     pub fn accept_ready(&self, vm: &Guest, gfn: Gfn) -> bool {
-        let Some(found) = self.find_ready(vm, gfn) else { return false };
-        let mut block = Block::locked(self, found.cell, found.word, found.frame.block_start());
-        let state = State::Private;
-        if !found.is_ready(vm, gfn, &block, const { sources(Event::Accept, State::Private) }) {
-            return false;
-        }
-        found.private.store(Self::guest_leaf(found.frame, PAGE_LEVEL, Visibility::Private), Ordering::Release);
+        const FROM: u16 = sources(Event::Accept, State::Private);
+        let Some(Ready { mut block, frame, private }) = self.lock_ready(vm, gfn, FROM) else { return false };
+        private.store(Self::guest_leaf(frame, PAGE_LEVEL, Visibility::Private), Ordering::Release);
         self.machine.publish();
         // It was wiped when it was taken back.
-        block.set(found.frame, Record { state, owner: Some(vm.id()), gfn, count: 0, wiped: true });
+        block.set(frame, Record { state: State::Private, owner: Some(vm.id()), gfn, count: 0, wiped: true });
         true
     }
 
     /// Turns a page `to` shared or private: from one of the states in `sources`, a bit each, to `state`.
     #[inline(always)]
     fn turn_ready(&self, vm: &Guest, gfn: Gfn, to: Visibility, sources: u16, state: State) -> Option<()> {
-        let found = self.find_ready(vm, gfn)?;
-        let mut block = Block::locked(self, found.cell, found.word, found.frame.block_start());
-        if !found.is_ready(vm, gfn, &block, sources) {
-            return None;
-        }
+        let Ready { mut block, frame, private } = self.lock_ready(vm, gfn, sources)?;
         let alias = vm.alias(gfn)?;
         let shared = self.page_in(self.over_alive(vm, Visibility::Shared, alias)?, gfn)?;
         let wish = self.wish_alive(vm, gfn)?;
         let record = Record { state, owner: Some(vm.id()), gfn, count: 0, wiped: true };
-        self.exchange(vm, &mut block, found.frame, record, to, (found.private, gfn.get()), (shared, alias));
+        self.exchange(vm, &mut block, frame, record, to, (private, gfn.get()), (shared, alias));
         wish.set(to);
         let counter = if to == Visibility::Shared { counter::SHARES } else { counter::UNSHARES };
-        vm.count(counter, found.frame, 1);
+        vm.count(counter, frame, 1);
         Some(())
     }
 
-    /// The page of a guest that has an entry of its own in the private half, and its block's lock as it comes. The caller
-    /// makes a [`Block`] of it at once, and asks [`Found::is_ready`]. None where there is more to it.
+    /// The page of a guest that has a record and an entry of its own, is in one of these states, a bit each, and not pinned. None
+    /// where there is more to it, or another CPU has the block's lock.
     #[inline(always)]
-    fn find_ready(&self, vm: &Guest, gfn: Gfn) -> Option<Found<'_>> {
+    fn lock_ready(&self, vm: &Guest, gfn: Gfn, states: u16) -> Option<Ready<'_, M>> {
         if !vm.layout().ram.contains(&gfn) {
             return None;
         }
@@ -111,6 +87,13 @@ impl<M: Machine> Core<M> {
         let private = self.entry(table, gfn.get())?;
         let frame = Self::frame_in(private)?;
         let (cell, word) = self.lock_cell_at_once(frame)?;
-        Some(Found { over, seen, private, frame, cell, word })
+        let block = Block::locked(self, cell, word, frame.block_start());
+        // Until now the page could move, the table be put aside, and the VM end.
+        let same = over.load(Ordering::Acquire) == seen && vm.check_live().is_ok();
+        if same && block.holds(frame, Record::identity(vm.id(), gfn), states) {
+            Some(Ready { block, frame, private })
+        } else {
+            None
+        }
     }
 }

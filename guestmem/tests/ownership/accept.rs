@@ -181,7 +181,9 @@ on_both! {
         w.core.unpin(w.page(0)).unwrap();
         w.core.poison(w.page(1), Some(&vm)).unwrap();
         assert!(!turns(1, Visibility::Shared) && !w.core.accept_ready(&vm, w.gfn(1)), "poisoned");
-        for wild in [u64::MAX, u64::MAX >> 12, 1 << 36, w.gfn(0).get() | 1 << 36, 0] {
+        // Above what an entry's memory of a GiB and a record can name, the third page has the same number.
+        let third = w.gfn(3).get();
+        for wild in [u64::MAX, u64::MAX >> 12, 0, third | 1 << 36, third | 1 << 37, third | 1 << 63] {
             assert!(!w.core.convert_ready(&vm, Gfn::new(wild), Visibility::Shared));
             assert!(!w.core.accept_ready(&vm, Gfn::new(wild)));
         }

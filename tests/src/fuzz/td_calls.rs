@@ -96,6 +96,8 @@ impl Scene<'_> {
             Vm(vmcall::IO) => [registers[R12], registers[R13], registers[R14]] = [4, noise.below(2), 0x3F8],
             _ => {}
         }
+        let quick = noise.one_in(2);
+        guest.vcpu(index, |vcpu| vcpu.quick = quick);
         guest.program(index, [Instruction::Set(registers.to_vec()), Instruction::Call(Conduit::Tdcall)]);
         self.serve(guest, index, noise);
     }

@@ -274,7 +274,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "x86-hostile-guest-1cpu",
-        proves: "the same on one CPU, where no interrupt may come right behind STI",
+        proves: "B7 C11: neither on one CPU, where no interrupt may come right behind STI",
         ring: 5,
         cpus: 2,
         host_cpus: 1,

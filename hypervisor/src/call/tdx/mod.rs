@@ -4,8 +4,8 @@
 //! results themselves, say themselves what the host has to do ([`Call::leave`]), and answer with what is left: the status in
 //! RAX.
 //!
-//! What a guest calls by the thousand, one page at a time, is inlined into the loop that runs it ([`quick`]): when it succeeds,
-//! which it nearly always does. Whatever else comes of it has changed nothing, and the long way finds it again.
+//! What a guest calls by the thousand, for one page at a time, is recognised in the loop that runs it ([`quick`]). It nearly always
+//! succeeds there. What does not has changed nothing, and goes the long way as all else does.
 
 mod fields;
 mod mem_page_accept;

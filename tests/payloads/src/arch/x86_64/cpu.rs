@@ -91,8 +91,8 @@ pub(crate) fn area() -> u64 {
     area
 }
 
-/// Waits for an interrupt, which is taken; returns at once when one is pending, masked or not. STI lets interrupts in after HLT
-/// has begun, so that none is taken just before it; where one is all the same, `exception` ends the wait.
+/// Waits for an interrupt, which is taken; returns at once when one is pending, masked or not. Called with interrupts masked, so
+/// that STI lets them in only after HLT has begun; where one comes just before it all the same, `exception` ends the wait.
 #[unsafe(naked)]
 pub extern "C" fn wait_for_interrupt() {
     naked_asm!("pushfq", "sti", ".global payload_sleep", "payload_sleep: hlt", "popfq", "ret")

@@ -318,19 +318,19 @@ const TRAP: u64 = 1 << 8;
 /// Bytes of HLT.
 const HLT_LENGTH: u64 = 1;
 
-/// Where the last interrupt came.
-static LAST: AtomicU64 = AtomicU64::new(0);
-
-/// The address of the instruction that the last interrupt, on any CPU, came before.
-pub fn interrupted_at() -> u64 {
-    LAST.load(Ordering::Relaxed)
-}
-
-/// Interrupts that came just before the HLT that was to wait for them.
+/// An instruction that a test watches.
+static WATCHED: AtomicU64 = AtomicU64::new(0);
+/// Interrupts that came just before it, or before the HLT that was to wait for them.
 static EARLY: AtomicUsize = AtomicUsize::new(0);
 
-/// How many interrupts came just before the HLT that was to wait for them.
-pub fn early_wakes() -> usize {
+/// Has interrupts counted that come just before the instruction at `address`.
+pub fn watch(address: u64) {
+    WATCHED.store(address, Ordering::Relaxed);
+}
+
+/// How many interrupts came just before an instruction that was watched, or before the HLT of `cpu::wait_for_interrupt`: behind
+/// an STI that lets interrupts in none may.
+pub fn early() -> usize {
     EARLY.load(Ordering::Relaxed)
 }
 
@@ -343,11 +343,13 @@ extern "C" fn trap(frame: &mut Frame) {
     let number = (frame.stub - stubs()) / 16;
     match number {
         32.. => {
-            LAST.store(frame.rip, Ordering::Relaxed);
-            // What was waited for is there. Behind STI only Bochs with more than one CPU lets it in here (docs/caveats.md).
-            if frame.rip == &raw const payload_sleep as u64 {
-                frame.rip += HLT_LENGTH;
+            let sleeps = frame.rip == &raw const payload_sleep as u64;
+            if sleeps || frame.rip == WATCHED.load(Ordering::Relaxed) {
                 EARLY.fetch_add(1, Ordering::Relaxed);
+            }
+            if sleeps {
+                // What was waited for is there. Bochs with more than one CPU lets it in here (docs/caveats.md).
+                frame.rip += HLT_LENGTH;
             }
             return interrupt(number as u32);
         }

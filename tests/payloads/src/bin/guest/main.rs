@@ -43,9 +43,8 @@ fn main(boot: Boot) -> ! {
 
 /// Waits for whatever the host does.
 fn idle() -> ! {
-    loop {
-        cpu::wait_for_interrupt();
-    }
+    cpu::sleep_until(|| false);
+    unreachable!("it waits for ever")
 }
 
 #[panic_handler]
