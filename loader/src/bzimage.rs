@@ -26,6 +26,21 @@ fn word(file: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(file.get(at..at + 4)?.try_into().ok()?))
 }
 
+/// Bytes of the part that is not loaded.
+fn skip(file: &[u8]) -> Option<usize> {
+    let sectors = match byte(file, HEADER)? {
+        0 => 4,
+        sectors => usize::from(sectors),
+    };
+    Some((sectors + 1) * 512)
+}
+
+/// Whether the file ends before the loaded part does: `syssize` says how long that is, in units of 16 bytes. A signature may follow.
+pub fn is_cut(file: &[u8]) -> bool {
+    let promised = || Some(skip(file)? as u64 + u64::from(word(file, 0x1f4)?) * 16);
+    promised().is_none_or(|promised| promised > file.len() as u64)
+}
+
 fn read(file: &[u8]) -> Option<Image> {
     let good = half(file, 0x1fe)? == 0xaa55
         && file.get(0x202..0x206)? == b"HdrS"
@@ -35,19 +50,21 @@ fn read(file: &[u8]) -> Option<Image> {
         // Relocatable, so that it may be loaded wherever there is room; aligned to no more than a block.
         && byte(file, 0x234)? != 0
         && word(file, 0x230)? <= 2 << 20;
-    let sectors = match byte(file, HEADER)? {
-        0 => 4,
-        sectors => usize::from(sectors),
-    };
-    let (skip, size) = ((sectors + 1) * 512, u64::from(word(file, 0x260)?));
+    let (skip, size) = (skip(file)?, u64::from(word(file, 0x260)?));
     let loaded = file.len().checked_sub(skip)? as u64;
-    (good && loaded > ENTRY && size >= loaded).then_some(Image { skip, text_offset: 0, size, entry: ENTRY })
+    (good && !is_cut(file) && loaded > ENTRY && size >= loaded).then_some(Image {
+        skip,
+        text_offset: 0,
+        size,
+        entry: ENTRY,
+    })
 }
 
 /// Reads the header of `file`; `name` is for the error.
 ///
 /// # Errors
-/// [`BootError::BzImage`] when the magic is missing, there is no 64-bit entry point, or the sizes cannot be true.
+/// [`BootError::BzImage`] when the magic is missing, there is no 64-bit entry point, the file is cut ([`is_cut`]), or the sizes
+/// cannot be true.
 pub fn parse(file: &[u8], name: &'static str) -> Result<Image, BootError> {
     read(file).ok_or(BootError::BzImage(name))
 }
@@ -68,6 +85,7 @@ mod tests {
     fn file(size: u32) -> Vec<u8> {
         let mut file = vec![0; 4096];
         file[HEADER] = 1;
+        file[0x1f4..0x1f8].copy_from_slice(&(3072_u32 / 16).to_le_bytes());
         file[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
         file[0x201] = 0x66;
         file[0x202..0x206].copy_from_slice(b"HdrS");
@@ -90,8 +108,10 @@ mod tests {
             bad[at] = value;
             assert_eq!(parse(&bad, "k"), Err(BootError::BzImage("k")), "byte {at:#x}");
         }
-        for length in 0..0x270 {
-            assert!(parse(&file(8192)[..length], "k").is_err(), "cut to {length}");
+        for length in (0..0x270).chain([1024, 2048, 4080, 4095]) {
+            let cut = &file(8192)[..length];
+            assert!(parse(cut, "k").is_err() && is_cut(cut), "cut to {length}");
         }
+        assert!(!is_cut(&file(8192)));
     }
 }

@@ -77,6 +77,9 @@ fn image_size(arch: Arch, file: &Path) -> Result<u64> {
         },
         Arch::X86_64 => match loader::bzimage::parse(&bytes, "kernel") {
             Ok(image) => Ok(image.size),
+            Err(_) if bytes.get(0x202..0x206) == Some(b"HdrS") && loader::bzimage::is_cut(&bytes) => {
+                bail!("{} is cut short: its header says that it is longer", file.display())
+            }
             Err(_) => bail!("{} is not an x86-64 bzImage (arch/x86/boot/bzImage)", file.display()),
         },
     }

@@ -90,7 +90,7 @@ enum Task {
     ///
     /// The last line on standard output is `N passed, N failed`; the exit status is 0 only when none failed.
     Test(test::Options),
-    /// Watch a Debian guest being protected from its host, step by step (about a minute).
+    /// Watch a Debian guest being protected from its host, step by step (a minute or two once all is built).
     ///
     /// Writes target/demo/memory-map.svg (x86_64: memory-map-x86_64.svg): who owns the machine's memory before, during and
     /// after.

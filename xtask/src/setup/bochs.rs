@@ -43,7 +43,7 @@ impl Bochs {
     }
 
     /// Asks the program for its version and its CPU models.
-    fn ask(mut self) -> Result<Self> {
+    fn ask(&mut self) -> Result<()> {
         let out = self.command().args(["--help", "cpu"]).stdin(Stdio::null()).output();
         let out = out.with_context(|| format!("{} does not start", self.program.display()))?;
         // The list of models goes to one stream, the banner to the other.
@@ -57,6 +57,11 @@ impl Bochs {
                 bail!("this {} was built without the CPU model {model}", self.version);
             }
         }
+        Ok(())
+    }
+
+    /// Looks for the firmware's files.
+    fn complete(self) -> Result<Self> {
         for file in [&self.bios, &self.vga_bios] {
             if !file.is_file() {
                 bail!("there is no {}", file.display());
@@ -81,17 +86,21 @@ pub fn find(cache: &Cache) -> Result<Bochs> {
 /// The user's own, with the firmware where Debian and Bochs' own installation have it.
 fn own(program: PathBuf) -> Result<Bochs> {
     let beside = program.parent().and_then(Path::parent).map(|folder| folder.join("share"));
+    let [bios, vga_bios] = [PathBuf::new(), PathBuf::new()];
+    let mut bochs = Bochs { version: String::new(), bios, vga_bios, program, arguments: vec![], plugins: None };
+    bochs.ask()?;
     let mut shares: Vec<PathBuf> = std::env::var_os("BXSHARE").map(PathBuf::from).into_iter().collect();
     for share in beside.into_iter().chain(["/usr/share".into()]) {
         shares.extend([share.join("bochs"), share.join("vgabios")]);
     }
     let find = |names: &[&str]| {
         let files = shares.iter().flat_map(|share| names.iter().map(|name| share.join(name)));
-        files.into_iter().find(|file| file.is_file()).with_context(|| format!("no {} is to be found", names[0]))
+        let found = files.into_iter().find(|file| file.is_file());
+        found.with_context(|| format!("no {} is to be found: set BXSHARE to the folder that has it", names[0]))
     };
-    let bios = find(&["BIOS-bochs-latest"])?;
-    let vga_bios = find(&["VGABIOS-lgpl-latest.bin", "VGABIOS-lgpl-latest", "vgabios.bin"])?;
-    Bochs { version: String::new(), bios, vga_bios, program, arguments: vec![], plugins: None }.ask()
+    bochs.bios = find(&["BIOS-bochs-latest"])?;
+    bochs.vga_bios = find(&["VGABIOS-lgpl-latest.bin", "VGABIOS-lgpl-latest", "vgabios.bin"])?;
+    bochs.complete()
 }
 
 fn private(cache: &Cache) -> Result<Bochs> {
@@ -99,7 +108,7 @@ fn private(cache: &Cache) -> Result<Bochs> {
     let packages = ["bochs", "bochs-term", "bochsbios", "vgabios"];
     let tree = Private::find(cache, "bochs", "x86-64 emulator", &packages, &[])?;
     let (program, arguments) = tree.start("bochs-bin");
-    let bochs = Bochs {
+    let mut bochs = Bochs {
         version: String::new(),
         bios: tree.usr("share/bochs/BIOS-bochs-latest"),
         vga_bios: tree.usr("share/vgabios/vgabios.bin"),
@@ -107,7 +116,8 @@ fn private(cache: &Cache) -> Result<Bochs> {
         arguments,
         plugins: Some(tree.libraries().join("bochs/plugins")),
     };
-    bochs.ask()
+    bochs.ask()?;
+    bochs.complete()
 }
 
 /// `Bochs x86 Emulator 3.0` out of the banner.
